@@ -1,0 +1,1 @@
+"""What stands on the executor: whole tasks as one function."""

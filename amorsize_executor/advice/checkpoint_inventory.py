@@ -1,0 +1,84 @@
+"""What lies in a directory of checkpoints: journals and snapshots, by name. Nothing is unpickled here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from amorsize_executor.errors import StorageError
+from amorsize_executor.middleware.checkpoint import SUFFIX, open_journal
+from amorsize_executor.middleware.checkpoint_snapshot import SUFFIXES, files_of, is_whole, list_snapshots
+from amorsize_executor.storage import place
+
+_COUNT_RESULTS = """SELECT place, function, count(position), total(length(value)), first_at
+    FROM maps LEFT JOIN results ON results.map = maps.id GROUP BY maps.id ORDER BY maps.first_at"""
+
+
+def list_all(directory: Path) -> list[dict[str, Any]]:
+    """Return the journals and snapshots of a directory, by name: ``name``, ``kind``, ``bytes``, ``modified_at``.
+
+    Raises:
+        OSError: There is no such directory.
+    """
+    found = [("journal", path.name[: -len(SUFFIX)], path) for path in sorted(directory.glob(f"*{SUFFIX}"))]
+    for name in list_snapshots(directory):
+        newest = [files_of(directory, name, form) for form in SUFFIXES]
+        paths = [files.path(files.versions()[0]) for files in newest if files.versions()]
+        found += [("snapshot", name, max(paths, key=lambda path: path.stat().st_mtime_ns))]
+    return [
+        {"name": name, "kind": kind, "bytes": path.stat().st_size, "modified_at": path.stat().st_mtime}
+        for kind, name, path in found
+    ]
+
+
+def describe(directory: Path, name: str) -> dict[str, list[dict[str, Any]]]:
+    """Return what a name holds, without unpickling anything.
+
+    Returns:
+        ``maps``: of the journal, each with ``place``, ``function``, ``results`` (how many), ``bytes`` and ``first_at``.
+        ``snapshots``: each with ``version``, ``file``, ``bytes``, ``modified_at`` and ``is_whole``.
+
+    Raises:
+        OSError: There is no such checkpoint, or it is not ours alone, or damaged.
+    """
+    journal = open_journal(directory, name)
+    maps: list[dict[str, Any]] = []
+    if journal.exists():
+        try:
+            rows = journal.read(_COUNT_RESULTS)
+        finally:
+            journal.close()
+        maps = [dict(zip(("place", "function", "results", "bytes", "first_at"), row)) for row in rows]
+    snapshots = [
+        {
+            "version": version,
+            "file": files.path(version).name,
+            "bytes": files.path(version).stat().st_size,
+            "modified_at": files.path(version).stat().st_mtime,
+            "is_whole": is_whole(place.read_private(files.path(version)), form),
+        }
+        for form, files in ((form, files_of(directory, name, form)) for form in SUFFIXES)
+        for version in files.versions()
+    ]
+    if not journal.exists() and not snapshots:
+        raise StorageError(directory, f"there is no checkpoint {name!r}")
+    return {"maps": maps, "snapshots": snapshots}
+
+
+def delete_all(directory: Path, name: str) -> list[str]:
+    """Remove the journal and all snapshots of a name; return the names of the files.
+
+    Raises:
+        OSError: There is no such checkpoint, or it cannot be removed.
+    """
+    journal = open_journal(directory, name)
+    paths = [journal.path.with_name(journal.path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
+    for form in SUFFIXES:
+        files = files_of(directory, name, form)
+        paths += [files.path(version) for version in files.versions()]
+    there = [path for path in paths if path.exists()]
+    if not there:
+        raise StorageError(directory, f"there is no checkpoint {name!r}")
+    for path in reversed(there):
+        path.unlink(missing_ok=True)
+    return [path.name for path in there]

@@ -1,0 +1,1 @@
+"""Where workers live. Each backend is reached through the port in ``base``."""

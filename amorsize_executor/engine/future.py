@@ -1,0 +1,109 @@
+"""The future of one submitted call: a ``concurrent.futures.Future`` whose waiting caller may help."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, PENDING, RUNNING
+from typing import TYPE_CHECKING, Any
+
+from amorsize_executor.wire.functions import FULL, Function
+
+if TYPE_CHECKING:
+    from amorsize_executor.engine.dispatcher import Engine
+    from amorsize_executor.engine.pipeline import Pipeline
+    from amorsize_executor.engine.span import Span
+
+
+class CallFuture(Future):  # type: ignore[type-arg]
+    """A future that is the source of its own, single call.
+
+    PENDING until its chunk ships, then RUNNING for good. ``result()`` without a timeout may run the call in the
+    calling thread, if it has not started and no worker is ready; see the page "What runs where".
+    """
+
+    style = FULL
+    pipeline: Pipeline | None = None
+    key: Any = None
+    ordinal: int | None = None
+
+    def __init__(self, engine: Engine, function: Function, priority: int) -> None:
+        super().__init__()
+        self.function = function
+        self.priority = priority
+        self._engine = engine
+        self._span: Span | None = None
+        self.is_held = False  # in a back-off, where a running call can be cancelled; guarded by _condition
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return the call's value, waiting for it at most ``timeout`` seconds (None: for ever).
+
+        Raises:
+            CancelledError: The call was cancelled.
+            TimeoutError: It has not ended in time.
+            BaseException: What the call raised.
+        """
+        if timeout is None and self._state == PENDING:
+            self._engine.helper.run_future(self)
+        try:
+            value = super().result(timeout)
+            if self._exception is not None:  # one whose truth value is false (cpython#132063)
+                raise self._exception
+            return value
+        finally:
+            del self  # the exception's traceback holds this frame, and the future holds the exception
+
+    def cancel(self) -> bool:
+        """Cancel the call if it has not begun to travel, or backs off; return whether it is cancelled."""
+        with self._condition:
+            if self.is_held and self._state == RUNNING:
+                self._state = PENDING
+        cancelled = super().cancel()
+        if cancelled and self._state == CANCELLED:
+            self._engine.note_cancelled(self)
+        return cancelled
+
+    # --- as a source ---
+
+    def is_wanted(self) -> bool:
+        """Tell whether the call was not cancelled."""
+        return not self.cancelled()
+
+    def begin(self) -> bool:
+        """Go to RUNNING unless cancelled; a call that travels again is RUNNING already."""
+        condition = self._condition
+        condition.acquire()  # a third of what "with" takes: a flood of calls comes through here
+        try:
+            self.is_held = False
+            if self._state == PENDING:
+                self._state = RUNNING
+            if self._state in (RUNNING, CANCELLED_AND_NOTIFIED):
+                return self._state == RUNNING
+        finally:
+            condition.release()
+        return self.set_running_or_notify_cancel()
+
+    def note_place(self, span: Span) -> None:
+        """Note in which span the call waits, for cancelling it."""
+        self._span = span
+
+    def deliver(self, position: int, values: list[Any], errors: dict[int, BaseException]) -> None:  # noqa: ARG002
+        """Resolve the future."""
+        self._span = None
+        if errors:
+            self.set_exception(errors[0])
+        else:
+            self.set_result(values[0])
+
+    def tell_of_cancellation(self) -> None:
+        """Wake those who wait for a future that was cancelled; once."""
+        if self._state == CANCELLED:
+            self.set_running_or_notify_cancel()
+
+    def cancel_calls(self, position: int, count: int) -> None:  # noqa: ARG002
+        """Cancel for the engine: the call will never run."""
+        self._span = None
+        with self._condition:
+            if self.is_held and self._state == RUNNING:
+                self._state = PENDING
+        if super().cancel():
+            self.tell_of_cancellation()

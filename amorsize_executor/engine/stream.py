@@ -1,0 +1,466 @@
+"""Streams: the many calls of one ``map`` or ``imap``, and the iterators that their consumers hold.
+
+Outcomes arrive in runs of consecutive calls and are kept as such; no future is made per call. An ordered stream
+hands out the run that starts at its head; an unordered one whatever is there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as FuturesTimeoutError
+from types import GeneratorType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from amorsize_executor.engine.span import Span
+from amorsize_executor.wire.codec import are_plain
+from amorsize_executor.wire.functions import Function
+from amorsize_executor.wire.weight import PLAIN
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from typing_extensions import Self
+
+    from amorsize_executor.engine.dispatcher import Engine
+    from amorsize_executor.engine.pipeline import Pipeline
+
+_PULL_S = 0.001
+"""Pulling from the source stops after this long when a result is ready to be taken."""
+
+
+class Stream:
+    """The calls of one map: the source of their spans and the keeper of their outcomes.
+
+    Args:
+        engine: Runs the calls.
+        function: What is called.
+        style: How an item becomes a call.
+        priority: Higher runs earlier.
+        is_ordered: Results come in the order of the items.
+        chunksize: Calls that travel together, or None for the tuner's choice.
+        pipeline: The layers of middleware that the calls pass, or None.
+        key: What the user names the map by.
+        ordinal: Which map of its executor it is, counted from 0.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        function: Function,
+        style: int,
+        priority: int,
+        *,
+        is_ordered: bool,
+        chunksize: int | None,
+        pipeline: Pipeline | None = None,
+        key: Any = None,
+        ordinal: int | None = None,
+    ) -> None:
+        self.pipeline = pipeline
+        self.key = key
+        self.ordinal = ordinal
+        self.engine = engine
+        self.function = function
+        self.style = style
+        self.priority = priority
+        self.chunksize = chunksize
+        self.is_ordered = is_ordered
+        self.is_lazy = False
+        self.is_held = False
+        self.is_closed = False
+        self.asked = 0  # calls handed to the engine
+        self.batch = 1  # calls that a helping caller claims next
+        self.helped_s = 0.0  # of processor time that callers have spent on it
+        self._cancelled: list[tuple[int, int]] = []
+        self.spans: deque[Span] = deque()  # where the helping caller finds calls
+        self._runs: dict[int, tuple[list[Any], dict[int, BaseException]]] = {}
+        self._loose: deque[tuple[list[Any], dict[int, BaseException]]] = deque()
+        self._head = 0
+        self._changed = threading.Condition()
+
+    # --- as a source; runs in the dispatcher thread, or in the helping caller's ---
+
+    def is_wanted(self) -> bool:
+        """Tell whether the consumer still wants results."""
+        return not self.is_closed
+
+    def begin(self) -> bool:
+        """Tell whether the consumer still wants results."""
+        return not self.is_closed
+
+    def note_place(self, span: Span) -> None:
+        """Nothing to do: a call of a map is not cancelled by itself."""
+
+    def deliver(self, position: int, values: list[Any], errors: dict[int, BaseException]) -> None:
+        """Keep a run of outcomes and wake the consumer if it waits for it."""
+        with self._changed:
+            if self.is_closed:
+                return
+            if self.is_ordered:
+                self._runs[position] = values, errors
+                if position != self._head:
+                    return
+            else:
+                self._loose.append((values, errors))
+            self._changed.notify_all()
+
+    def cancel_calls(self, position: int, count: int) -> None:
+        """Note that calls will never run."""
+        with self._changed:
+            self._cancelled.append((position, position + count))
+            self._changed.notify_all()
+
+    # --- for the consumer ---
+
+    def ask(self, items: list[Any]) -> None:
+        """Hand calls to the engine."""
+        if not (self.engine.is_started or are_plain(items)):
+            self.engine.start()
+        span = Span(self, self.asked, items)
+        while self.spans and not len(self.spans[0]):
+            self.spans.popleft()
+        self.spans.append(span)
+        self.engine.enqueue(span)
+        self.asked += len(items)
+
+    def has_ready(self) -> bool:
+        """Tell whether ``take`` would return at once."""
+        return self._head in self._runs if self.is_ordered else bool(self._loose)
+
+    def take(self, deadline: float | None) -> tuple[list[Any], dict[int, BaseException]]:
+        """Wait for the next run of outcomes and remove it.
+
+        Raises:
+            concurrent.futures.TimeoutError: It was not there before ``deadline`` (monotonic seconds).
+            CancelledError: The executor was shut down with ``cancel_futures`` before the calls ran.
+        """
+        with self._changed:
+            while not self.has_ready():
+                if self.is_closed or self._is_cancelled():
+                    raise CancelledError
+                if not self._changed.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                    raise FuturesTimeoutError
+            values, errors = self._runs.pop(self._head) if self.is_ordered else self._loose.popleft()
+            self._head += len(values)
+            return values, errors
+
+    def _is_cancelled(self) -> bool:
+        """Tell whether what the consumer waits for was cancelled."""
+        if self.is_ordered:
+            return any(begin <= self._head < end for begin, end in self._cancelled)
+        return self._head + sum(end - begin for begin, end in self._cancelled) == self.asked
+
+    def close(self, *, wake: bool = True) -> None:
+        """Forget what is there and what comes; calls that have not started never will. Never blocks for long.
+
+        Runs in: any thread, ``__del__`` included; so it takes no lock unless ``wake`` is asked for.
+        """
+        self.is_closed = True
+        for span in list(self.spans):
+            self.engine.note_closed(span)
+        if not wake:
+            self._forget()
+            return
+        with self._changed:  # another thread may be about to take what is there
+            self._forget()
+            self._changed.notify_all()
+
+    def _forget(self) -> None:
+        self._runs.clear()
+        self._loose.clear()
+
+
+class ResultIterator(Iterator[Any]):
+    """What ``map``, ``imap`` and ``imap_unordered`` return.
+
+    It goes on after a call's error. Dropping or closing it cancels what has not started. Threads may share it: each
+    result goes to one of them. A result that is there is taken without a lock; one thread at a time gets more, and
+    all that belongs to getting more is guarded by ``_filling``.
+
+    Args:
+        stream: Where calls are asked for and outcomes come.
+        source: Items not asked for yet, or None where all were.
+        executor: What would shut down if it were dropped; held while more may be asked. None where all was.
+        window: Most calls that are asked for and not taken; None for as many as keep the workers busy.
+        deadline: When waiting ends (monotonic seconds), or None.
+        on_error: ``"raise"``, ``"return"`` (the exception as a value) or ``"skip"``.
+    """
+
+    _is_done = True  # until it is made, for ``__del__``
+
+    def __init__(
+        self,
+        stream: Stream,
+        source: Iterator[Any] | None,
+        *,
+        executor: Executor | None = None,
+        window: int | None = None,
+        deadline: float | None = None,
+        on_error: str = "raise",
+    ) -> None:
+        self._stream = stream
+        self._source = source
+        self._executor = executor
+        self._window = window
+        self._deadline = deadline
+        self._on_error = on_error
+        self._taken = 0
+        self._ready: Iterator[Any] = iter(())
+        self._held: tuple[list[Any], dict[int, BaseException]] | None = None
+        self._filling = threading.Lock()
+        self._filler: int | None = None  # the thread that holds it; an interrupt may leave it behind
+        self._is_done = False
+        self._is_raising = False  # a call's own error, which is no interrupt of ours
+        self._error: Exception | None = None  # why nothing more was asked for; raised after the last result
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        for value in self._ready:
+            return value
+        return self._refill()
+
+    def prime(self) -> None:
+        """Ask for the first calls now instead of at the first ``next``."""
+        self._pull()
+
+    def close(self) -> None:
+        """Cancel what has not started; the iterator is exhausted from now on, for all threads that share it."""
+        self._stream.close()
+        self._end_if_closed()
+
+    def __del__(self) -> None:
+        if not self._is_done and not self._stream.is_closed:
+            self._stream.close(wake=False)
+
+    def _end_if_closed(self) -> None:
+        """Let go of the source once nobody iterates it: whoever is filling comes here after it."""
+        if self._stream.is_closed and not self._is_done and not self._filling.locked():
+            with self._filling:
+                try:
+                    self._filler = threading.get_ident()
+                    self._end()
+                finally:
+                    self._filler = None
+
+    def _end(self) -> None:
+        deque(self._ready, 0)  # an iterator of ``MapIterator`` may be in the middle of it
+        self._is_done, self._ready, self._held, self._executor = True, iter(()), None, None
+        source, self._source = self._source, None
+        if isinstance(source, ItemSource):
+            source.close()
+
+    def _refill(self) -> Any:
+        """Fill ``_ready`` where it has run out and return a value of it; or raise an error or StopIteration.
+
+        Ctrl-C in here ends the iteration for good: what was on its way could be missing without a word.
+        """
+        me = threading.get_ident()
+        if self._filler == me and self._filling.locked():  # by its source, a helped call or a signal handler
+            message = "the iterator is already being asked in this thread"
+            raise ValueError(message)
+        try:
+            with self._filling:
+                while True:
+                    for value in self._ready:  # another thread may have filled it meanwhile, or emptied it again
+                        return value
+                    self._fill_as(me)
+        finally:
+            self._end_if_closed()
+
+    def _fill_as(self, thread: int) -> None:
+        try:
+            self._filler = thread
+            self._fill()
+        except KeyboardInterrupt:
+            if not self._is_raising:
+                self._error = RuntimeError("the iteration was interrupted; start it again")
+                self._stream.close()
+                self._end()
+            raise
+        finally:
+            self._filler = None
+            self._is_raising = False
+
+    def _fill(self) -> None:
+        while True:
+            if self._stream.is_closed:
+                self._end()
+            held, self._held = self._held, None
+            if held is None:
+                if self._is_done:
+                    self._stop()
+                held = self._next_run()
+                if held is None:
+                    continue
+            values, errors = held
+            if not errors:
+                self._ready = releasing(values)
+                return
+            try:
+                if self._spread(values, errors):
+                    return
+            finally:
+                del held, values, errors  # an error's traceback holds this frame
+
+    def _stop(self) -> NoReturn:
+        """Raise what ended the iteration, once, and StopIteration from then on."""
+        error, self._error = self._error, None
+        if error is None:
+            raise StopIteration
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame
+
+    def _next_run(self) -> tuple[list[Any], dict[int, BaseException]] | None:
+        """Return the next run of outcomes; None at the end."""
+        stream = self._stream
+        if self._source is not None:
+            self._pull()
+        if self._taken == stream.asked:
+            self._end()
+            return None
+        try:
+            run = stream.engine.helper.run_stream(stream) if self._deadline is None else stream.take(self._deadline)
+        except FuturesTimeoutError:
+            stream.close()
+            self._end()
+            raise
+        except CancelledError:
+            self._end()
+            if stream.is_closed:  # by another thread, and not for a shutdown
+                return None
+            raise
+        self._taken += len(run[0])
+        return run
+
+    def _spread(self, values: list[Any], errors: dict[int, BaseException]) -> bool:
+        """Deal with a run that holds errors, as ``on_error`` says; True where it gave values."""
+        if self._on_error == "return":
+            self._ready = releasing([errors.get(index, value) for index, value in enumerate(values)])
+            return True
+        if self._on_error == "skip":
+            kept = [value for index, value in enumerate(values) if index not in errors]
+            self._ready = releasing(kept)
+            return bool(kept)
+        first = min(errors)
+        if first:
+            self._held = values[first:], {index - first: error for index, error in errors.items()}
+            self._ready = releasing(values[:first])
+            return True
+        if len(values) > 1:
+            self._held = values[1:], {index - 1: error for index, error in errors.items() if index}
+        error = errors[0]
+        self._is_raising = True
+        try:
+            if isinstance(error, StopIteration):
+                message = "a call raised StopIteration"
+                raise RuntimeError(message) from error  # noqa: TRY004 - as a generator does
+            raise error
+        finally:
+            del error, errors, values
+
+    def _pull(self) -> None:
+        """Ask for calls until the window is full; iterates the source in the consumer's thread."""
+        stream, source = self._stream, self._source
+        if source is None:
+            return
+        window = self._window or stream.engine.window(stream)
+        room = window - (stream.asked - self._taken)
+        if room <= 0 or (room < window // 8 and stream.asked - self._taken > window // 2 and not self._window):
+            return
+        started = time.monotonic()
+        while room > 0:
+            step = min(room, 256)
+            items = self._next_items(source, step, started)
+            if items:
+                try:
+                    stream.ask(items)
+                except RuntimeError as refusal:  # the executor was shut down: what was asked for still comes
+                    self._source, self._error = None, refusal
+                    return
+            if len(items) < step and self._source is None:
+                if self._error is not None:
+                    self._executor = None  # needed no more, and the error's traceback holds this iterator
+                return
+            room -= len(items)
+            if stream.has_ready() and time.monotonic() - started > _PULL_S:
+                return
+
+    def _next_items(self, source: Iterator[Any], step: int, started: float) -> list[Any]:
+        """Return up to ``step`` items; fewer where the source is slow or at its end (``_source`` is None then).
+
+        An error of the source waits for the results of what came before it; what is no error goes out at once.
+        """
+        items: list[Any] = []
+        try:
+            for item in itertools.islice(source, step):
+                items.append(item)
+                if time.monotonic() - started > _PULL_S:
+                    return items
+        except Exception as error:  # noqa: BLE001 - raised after the last result
+            self._source, self._error = None, error
+            return items
+        except BaseException:
+            self._source = None
+            if items:
+                self._stream.ask(items)
+            raise
+        if len(items) < step:
+            self._source = None
+        return items
+
+
+class MapIterator(ResultIterator):
+    """What ``map`` returns. ``iter()`` of it is an iterator over the same results, which costs less per item.
+
+    As the standard library's, it ends with the first error; ``next()``, or another ``iter()``, goes on.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # noqa: PYI034
+        return itertools.chain.from_iterable(self._runs())
+
+    def _runs(self) -> Iterator[Iterable[Any]]:
+        while True:
+            yield self._ready
+            try:
+                first = releasing([self._refill()])
+            except StopIteration:
+                return
+            yield first
+
+
+def releasing(values: list[Any]) -> Iterator[Any]:
+    """Return an iterator over ``values`` that holds none of them once it was yielded; may empty the list.
+
+    Where they begin with a number, they are all kept to the end: that is cheaper, and they are small.
+    """
+    if values and type(values[0]) in PLAIN:
+        return iter(values)
+    values.reverse()
+    return map(values.pop, itertools.repeat(-1, len(values)))
+
+
+class ItemSource(Iterator[Any]):
+    """A map's items: the elements of one iterable, or tuples of several. Closing it closes generators."""
+
+    def __init__(self, iterables: tuple[Iterable[Any], ...]) -> None:
+        self._sources = [iter(iterable) for iterable in iterables]
+        items = self._sources[0] if len(self._sources) == 1 else zip(*self._sources)
+        self._next = iter(items).__next__
+
+    def __next__(self) -> Any:
+        return self._next()
+
+    def close(self) -> None:
+        """Close the generators among the sources; other iterators are their owners' business."""
+        for source in self._sources:
+            if isinstance(source, GeneratorType):
+                source.close()

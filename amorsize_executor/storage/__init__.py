@@ -1,0 +1,1 @@
+"""What outlives the process: the journal under checkpoints and dead letters, and versioned snapshot files."""

@@ -1,0 +1,282 @@
+"""What a worker process remembers of finished calls until it sends them home.
+
+Results are pickled at once, because a call may return the same mutable object again; plain scalars are kept
+as they are and pickled together. What is finished goes home when a chunk ends, every ``flush_ns`` of work,
+and, by a thread that sleeps otherwise, at least every ``LATEST_S`` seconds while a long call runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import resource
+import threading
+import time
+from typing import Any
+
+from amorsize_executor.wire import framing
+from amorsize_executor.wire.codec import PLAIN, Codec, are_plain
+from amorsize_executor.wire.tracebacks import encode_error
+from amorsize_executor.worker.run_chunk import FRAMES_OF_OURS
+
+VALUE, ERROR, UNREADABLE = 0, 1, 2
+"""How a call ended: well, with an exception, or not at all, because its arguments did not unpickle."""
+
+LATEST_S = 0.05
+MOST_BYTES = 1 << 20
+_SHORT_S = 5e-4
+"""A group of calls that ends sooner is too short to tell waiting from standing in line."""
+
+_OUR_THREADS = 2  # the main one and the flusher
+PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+
+
+class Encoded:
+    """An outcome that is already bytes."""
+
+    __slots__ = ("blobs", "layout")
+
+    def __init__(self, layout: tuple[int, ...], blobs: list[framing.Bytes]) -> None:
+        self.layout = layout
+        self.blobs = blobs
+
+
+class PipeRecorder:
+    """Sends outcomes through the worker's socket, with measurements at the end of each chunk.
+
+    The main thread appends and measures; flushing may be done by either thread, under the lock.
+    """
+
+    def __init__(self, send: Any, codec: Codec) -> None:
+        self._send = send
+        self._codec = codec
+        self._lock = threading.Lock()
+        self._out: list[Any] = []
+        self._first = 0
+        self._pending_bytes = 0
+        self._flush_ns = self._flushed_ns = 0
+        self._statm = open_statm()
+        self._baseline = read_resident_bytes(self._statm)
+        self._meter = Meter()
+        self._measures: list[tuple[Any, ...]] = []
+        self._is_running_chunk = threading.Event()
+        self._flusher: threading.Thread | None = None
+        self.unreadable: BaseException | None = None
+
+    # --- what run_chunk asks for ---
+
+    def value(self, value: Any, started_ns: int) -> int:
+        """Note a result."""
+        now = time.monotonic_ns()
+        self._meter.add(now - started_ns)
+        if type(value) in PLAIN:
+            self._out.append(value)
+            self._pending_bytes += len(value) if type(value) in (str, bytes) else 8
+            return self._maybe_flush(now)
+        self._out.append(self._encode(value))
+        return self._maybe_flush(time.monotonic_ns())
+
+    def error(self, error: BaseException, started_ns: int) -> int:
+        """Note an exception."""
+        self._meter.add(time.monotonic_ns() - started_ns)
+        kind, self.unreadable = (UNREADABLE if error is self.unreadable else ERROR), None
+        self._out.append(self._encode_error(error, FRAMES_OF_OURS, kind))
+        return self._maybe_flush(time.monotonic_ns())
+
+    # --- what the worker's loop asks for ---
+
+    def begin_chunk(self, first: int, calls: int, flush_ns: int) -> None:
+        """Start a chunk whose first call has the number ``first``."""
+        with self._lock:
+            self._first = first
+        self._flush_ns = flush_ns
+        self._flushed_ns = time.monotonic_ns()
+        if calls > 1:
+            if self._flusher is None:
+                self._flusher = threading.Thread(target=self._flush_now_and_then, name="amorsize-flusher", daemon=True)
+                self._flusher.start()
+            self._is_running_chunk.set()
+
+    def begin_group(self, first: int) -> None:
+        """Go on with calls of one function; the first has the number ``first``."""
+        if first != self._first + len(self._out):
+            self.flush()
+            with self._lock:
+                self._first = first
+        self._meter.start()
+
+    def end_group(self, function: int) -> None:
+        """Close the measurement of the group's function."""
+        if self._meter.calls:
+            self._measures.append((function, *self._meter.read()))
+
+    def end_chunk(self, chunk: int, next_number: int, gap_ns: int) -> None:
+        """Send what is left and say that the chunk has ended before the call ``next_number``."""
+        self._is_running_chunk.clear()
+        growth = max(0, read_resident_bytes(self._statm) - self._baseline)
+        peak = max(growth, peak_bytes() - self._baseline)
+        measures, self._measures = self._measures, []
+        self._flush((chunk, next_number, measures, growth, peak, gap_ns))
+
+    def flush(self) -> None:
+        """Send what is finished. Any thread."""
+        self._flush(None)
+
+    def _maybe_flush(self, now: int) -> int:
+        if now - self._flushed_ns >= self._flush_ns or self._pending_bytes >= MOST_BYTES:
+            self.flush()
+            return time.monotonic_ns()
+        return now
+
+    def _flush(self, end: tuple[Any, ...] | None) -> None:
+        with self._lock:
+            count = len(self._out)
+            if not count and end is None:
+                return
+            batch = self._out[:count]
+            del self._out[:count]
+            layout, blobs, size = lay_out(batch)
+            self._meter.bytes_out += size
+            first, self._first = self._first, self._first + count
+            self._pending_bytes = 0
+            self._flushed_ns = time.monotonic_ns()
+            self._send(framing.frame(framing.OUTCOMES, (first, count, layout, end), blobs))
+
+    def _flush_now_and_then(self) -> None:
+        while True:
+            self._is_running_chunk.wait()
+            time.sleep(LATEST_S)
+            self.flush()
+
+    def _encode(self, value: Any) -> Encoded:
+        buffers: list[pickle.PickleBuffer] = []
+        try:
+            data = self._codec.dumps(value, buffers)
+        except BaseException as error:  # noqa: BLE001 - a result that cannot travel is the call's error
+            return self._encode_error(error, 0, ERROR)
+        raws = [buffer.raw() for buffer in buffers]
+        if raws:
+            raws = [memoryview(bytes(raw)) if not raw.readonly else raw for raw in raws]
+        self._pending_bytes += len(data) + sum(raw.nbytes for raw in raws)
+        sizes = (-raw.nbytes - 1 if buffer.raw().readonly else raw.nbytes for buffer, raw in zip(buffers, raws))
+        return Encoded((VALUE, len(data), *sizes), [data, *raws])
+
+    def _encode_error(self, error: BaseException, skip_frames: int, kind: int) -> Encoded:
+        data = encode_error(self._codec, error, skip_frames)
+        self._pending_bytes += len(data)
+        return Encoded((kind, len(data)), [data])
+
+
+def lay_out(batch: list[Any]) -> tuple[Any, list[framing.Bytes], int]:
+    """Return (layout, blobs, bytes) of outcomes; the layout is None where all travel in one pickle."""
+    if are_plain(batch):
+        data = pickle.dumps(batch, 5)
+        return None, [data], len(data)
+    layout: list[tuple[int, ...]] = []
+    blobs: list[framing.Bytes] = []
+    for item in batch:
+        if type(item) is not Encoded:
+            data = pickle.dumps(item, 5)
+            item = Encoded((VALUE, len(data)), [data])  # noqa: PLW2901
+        layout.append(item.layout)
+        blobs += item.blobs
+    return layout, blobs, sum(map(len, blobs))
+
+
+class Meter:
+    """Measures the calls of a group: wall per call, processor time and waiting per group."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.bytes_out = 0
+        self._schedstat = open_schedstat()
+        self._was_short = False
+        self._queued_ns: int | None = None
+
+    def start(self) -> None:
+        """Begin a group. After a short one, time in line is not looked at: that costs more than such a group."""
+        self.calls = self._wall = self._squares = self._longest = self.bytes_out = 0
+        self._queued_ns = None if self._was_short else self._run_delay_ns()
+        self._cpu, self._from = cpu_seconds(), time.monotonic_ns()
+
+    def add(self, wall_ns: int) -> None:
+        """Count a call."""
+        self.calls += 1
+        self._wall += wall_ns
+        self._squares += wall_ns * wall_ns
+        self._longest = max(self._longest, wall_ns)
+
+    def read(self) -> tuple[float, ...]:
+        """Return (calls, wall_s, cpu_s, waiting_s, squares_s2, longest_s, bytes_out)."""
+        window = (time.monotonic_ns() - self._from) * 1e-9
+        cpu = cpu_seconds() - self._cpu
+        self._was_short = window < _SHORT_S
+        waiting = 0.0  # where nobody knows how much of the time it stood in line
+        if self._queued_ns is not None and not self._was_short:
+            waiting = max(0.0, window - cpu - (self._run_delay_ns() - self._queued_ns) * 1e-9)
+        return (
+            self.calls,
+            self._wall * 1e-9,
+            cpu,
+            waiting,
+            self._squares * 1e-18,
+            self._longest * 1e-9,
+            self.bytes_out,
+        )
+
+    def _run_delay_ns(self) -> int:
+        """Return how long this process's threads have stood in line for a processor; 0 where that is not known."""
+        if self._schedstat is None:
+            return 0
+        threads = os.listdir("/proc/self/task")
+        if len(threads) <= _OUR_THREADS:
+            return int(os.pread(self._schedstat, 64, 0).split()[1])
+        delay = 0
+        for name in threads:
+            with contextlib.suppress(OSError), open(f"/proc/self/task/{name}/schedstat", "rb", 0) as file:
+                delay += int(file.read().split()[1])
+        return delay
+
+
+def cpu_seconds() -> float:
+    """Return this process's processor seconds, with those of reaped children."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def open_schedstat() -> int | None:
+    """Open the scheduler's account of this thread, where there is one."""
+    try:
+        return os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def open_statm() -> int | None:
+    """Open the kernel's account of this process's memory, where there is one."""
+    try:
+        return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def read_resident_bytes(statm: int | None) -> int:
+    """Return this process's resident memory, as ``open_statm`` has it; 0 where it cannot be told cheaply."""
+    return 0 if statm is None else int(os.pread(statm, 128, 0).split()[1]) * PAGE
+
+
+def resident_bytes() -> int:
+    """Return this process's resident memory; 0 where it cannot be told cheaply."""
+    statm = open_statm()
+    if statm is None:
+        return 0
+    try:
+        return read_resident_bytes(statm)
+    finally:
+        os.close(statm)
+
+
+def peak_bytes() -> int:
+    """Return the most resident memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

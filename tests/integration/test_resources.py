@@ -1,0 +1,59 @@
+"""What the tuner makes of real memory and real neighbours."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from amorsize_executor import AdaptiveExecutor
+from tests import payloads
+
+pytestmark = pytest.mark.slow
+
+MIB = 1 << 20
+_kept: list[bytes] = []
+
+
+def hoard(number):
+    """Keep 16 MiB for good, and say by which process."""
+    _kept.append(b"\1" * (16 * MIB))
+    return number, os.getpid()
+
+
+def crunch(count):
+    """Compute for a millisecond or two."""
+    return sum(number * number for number in range(count))
+
+
+@pytest.mark.parametrize("isolate", [True, False])
+def test_workers_that_have_grown_are_replaced(isolate):
+    """Between chunks, once they have grown past their share of ``max_memory``; no call is lost by it."""
+    with AdaptiveExecutor(max_workers=2, max_memory=96 * MIB, chunksize=1, isolate=isolate) as executor:
+        if not isolate:
+            executor.submit(payloads.square, 1).result()
+        results = [future.result() for future in [executor.submit(hoard, number) for number in range(30)]]
+        numbers, places = zip(*results)
+        assert numbers == tuple(range(30))
+        assert executor.stats()["workers_retired"] >= 3
+        assert all(places.count(place) <= 8 for place in places if place != os.getpid())
+    _kept.clear()
+
+
+@pytest.mark.slow
+def test_a_busy_neighbour_breeds_no_workers():
+    """Work that only computes stands in line beside others; that is no waiting, so nobody joins it."""
+    cores = len(os.sched_getaffinity(0))
+    burn = [sys.executable, "-c", "while True: pass"]
+    neighbours = [subprocess.Popen(burn) for _ in range(2 * cores)]
+    try:
+        with AdaptiveExecutor(isolate=True) as executor:
+            assert sum(executor.map(crunch, [20_000] * 600)) == 600 * crunch(20_000)
+            workers = [decision for decision in executor.decisions() if decision.what == "workers"]
+            assert executor.stats()["workers_started"] <= cores, workers
+    finally:
+        for neighbour in neighbours:
+            neighbour.kill()
+            neighbour.wait()

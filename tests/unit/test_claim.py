@@ -1,0 +1,136 @@
+"""The caller's batch, and the dispatcher that shortens it while it runs."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from amorsize_executor.engine.helper import Claim, next_batch, run_batch
+from amorsize_executor.engine.span import Span
+
+
+class Source:
+    """Where calls come from."""
+
+    priority = 0
+
+
+needs_gil = pytest.mark.skipif(
+    not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="without the GIL nothing is taken back from a caller"
+)
+
+
+def begun(count: int) -> Claim:
+    """Return a claim of so many calls."""
+    claim = Claim()
+    claim.begin(Span(Source(), 0, list(range(count))))
+    return claim
+
+
+def account(claim: Claim, taken: list[Span], ran: list[int]) -> list[int]:
+    """Return the calls that were run, taken, or would be given back when the caller hands in."""
+    left = claim.span.part(len(claim.values), claim.limit).arguments()
+    return sorted([*ran, *left, *(value for span in taken for value in span.arguments())])
+
+
+@needs_gil
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_taking_back_before_during_and_after_each_call(count):
+    """At whatever call the dispatcher steps in, and as often, each call is run, taken or left exactly once."""
+    for first in range(count + 1):
+        for second in range(first, count + 1):
+            claim, taken, ran = begun(count), [], []
+
+            def take(claim=claim, taken=taken):
+                span = claim.take_back()
+                if span is not None:
+                    taken.append(span)
+
+            def call(item, ran=ran, take=take, first=first, second=second):
+                if item in (first, second):
+                    take()
+                ran.append(item)
+                if item == second:
+                    take()
+
+            if first == count:
+                take()
+            run_batch(call, claim)
+            take()
+            assert account(claim, taken, ran) == list(range(count))
+            assert len(claim.values) == len(ran)
+
+
+@needs_gil
+@pytest.mark.parametrize("steps", range(6))
+@pytest.mark.parametrize("gap", range(4))
+def test_a_caller_that_goes_on_between_the_thiefs_steps(steps, gap):
+    """The caller may take items between the moment the thief reads the position and the moment it looks again."""
+
+    class Thief(list):
+        """The claim's items; deleting from them lets the caller go on first, as another thread would."""
+
+        def __delitem__(self, key):
+            for _ in range(gap):
+                advance()
+            super().__delitem__(key)
+
+    claim = Claim()
+    claim.begin(Span(Source(), 0, list(range(5))))
+    claim.items = Thief(claim.items)
+    claim.iterator = iter(claim.items)
+    ran = []
+
+    def advance():
+        for item in claim.iterator:
+            ran.append(item)
+            claim.values.append(item)
+            return
+
+    for _ in range(steps):
+        advance()
+    span = claim.take_back()
+    for _ in range(6):
+        advance()
+    taken = [] if span is None else [span]
+    assert account(claim, taken, ran) == list(range(5))
+
+
+def test_errors_stand_at_their_calls():
+    """Errors are noted by position; ``SystemExit`` is one; a real interrupt ends the batch and goes on."""
+
+    def call(item):
+        if item == 1:
+            raise SystemExit(3)
+        if item == 3:
+            raise KeyboardInterrupt
+        return item
+
+    claim = begun(5)
+    with pytest.raises(KeyboardInterrupt):
+        run_batch(call, claim)
+    assert claim.values == [0, None, 2, None]
+    assert {index: type(error) for index, error in claim.errors.items()} == {1: SystemExit, 3: KeyboardInterrupt}
+    assert claim.span.part(len(claim.values), claim.limit).arguments() == [4]
+
+
+def test_stop_iteration_does_not_end_a_batch():
+    """A call that raises ``StopIteration`` is an error like others."""
+
+    def call(item):
+        if item == 1:
+            raise StopIteration
+        return item
+
+    claim = begun(3)
+    run_batch(call, claim)
+    assert claim.values == [0, None, 2]
+    assert list(claim.errors) == [1]
+
+
+def test_batches_grow_while_calls_are_cheap():
+    """A quick batch is followed by a larger one, a slow batch by a smaller, and none is empty."""
+    assert next_batch(8, 1e-6) > 8
+    assert next_batch(8, 1.0) == 1
+    assert next_batch(1, 10.0) == 1

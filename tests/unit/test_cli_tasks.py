@@ -1,0 +1,606 @@
+"""The verbs about a function and its items: optimize, execute, validate, compare."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from amorsize_executor import load_config
+from amorsize_executor.cli import data, task
+from amorsize_executor.cli.main import make_parser
+from amorsize_executor.cli.render import Renderer, dump_json
+from amorsize_executor.cli.target import TargetError, load_function
+from tests import payloads
+from tests.processes import environment, poll_until
+
+pytestmark = pytest.mark.slow
+
+LIMIT_S = 30
+SQUARE = "tests.payloads:square"
+IDENTITY = "tests.payloads:identity"
+RANGE = "--data-range", "20"
+
+
+class Terminal(io.StringIO):
+    """Collects what a terminal would show."""
+
+    def isatty(self):
+        """It is one."""
+        return True
+
+
+def start(*arguments, **options):
+    """Start the command line as a process of its own."""
+    chosen = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment()}
+    return subprocess.Popen([sys.executable, "-m", "amorsize_executor", *map(str, arguments)], **chosen | options)
+
+
+def run(*arguments, stdin="", **options):
+    """Run the command line as a process; return its status, stdout and stderr."""
+    with start(*arguments, stdin=subprocess.PIPE, **options) as process:
+        out, err = process.communicate(stdin, timeout=60)
+    return process.returncode, out, err
+
+
+# --- optimize ---
+
+
+def test_a_recommendation_is_text_in_80_columns(amorsize):
+    """With its reason, and nothing on stderr."""
+    status, out, err = amorsize("optimize", SQUARE, *RANGE)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "Recommendation"
+    assert [line.split()[0] for line in lines[1:5]] == ["n_jobs", "chunksize", "executor", "estimated_speedup"]
+    assert "Reason: " in out
+    assert max(map(len, lines)) <= 80
+    assert "\033" not in out
+
+
+def test_a_recommendation_as_json(amorsize):
+    """The keys that programs read; the profile only where it is asked for."""
+    status, out, err = amorsize("optimize", SQUARE, *RANGE, "--json")
+    answer = json.loads(out)
+    assert (status, err) == (0, "")
+    assert {"mode", "n_jobs", "chunksize", "estimated_speedup", "reason", "warnings", "executor_type"} <= set(answer)
+    assert (answer["mode"], answer["n_jobs"], "profile" in answer) == ("optimize", 1, False)
+    for option in ("--profile", "-p", "--explain", "--tips", "--show-overhead"):
+        found = json.loads(amorsize("optimize", SQUARE, *RANGE, "--json", option)[1])["profile"]
+        assert found["total_items"] == 20
+        assert {"physical_cores", "logical_cores", "available_memory_gb", "start_method"} <= set(found)
+        assert {"workload_type", "spawn_cost_ms", "avg_execution_time_ms"} <= set(found)
+
+
+def test_quiet_is_one_line(amorsize):
+    """For scripts that want three numbers."""
+    out = amorsize("optimize", SQUARE, *RANGE, "-q")[1]
+    assert re.fullmatch(r"n_jobs=1 chunksize=\d+ speedup=1\.00x\n", out)
+
+
+def test_more_is_told_on_demand(amorsize):
+    """Each option adds its section."""
+    out = amorsize("optimize", SQUARE, *RANGE, "--profile", "--explain", "--tips", "--show-overhead")[1]
+    lines = out.splitlines()
+    assert {"Overhead", "Tips", "Profile"} <= set(lines)
+    assert any("avg_execution_time" in line for line in lines)
+    assert max(map(len, lines)) <= 80
+
+
+def test_verbose_and_progress_go_to_stderr(amorsize, monkeypatch):
+    """Stdout is the answer's alone; a bar is drawn on terminals only."""
+    status, out, err = amorsize("optimize", SQUARE, *RANGE, "--verbose", "--json", "--progress")
+    assert (status, json.loads(out)["mode"]) == (0, "optimize")
+    assert "Sampling" in err
+    assert "#" not in err
+    assert task.create_progress_callback() is None
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    draw = task.create_progress_callback(verbose=True)
+    draw("Sampling", 0.5)
+    draw("Complete", 1.0)
+    shown = sys.stderr.getvalue()
+    assert "[###############...............]  50% Sampling" in shown
+    assert shown.endswith("100% Complete\n")
+
+
+def test_colour_can_be_had_or_not(monkeypatch):
+    """On a terminal, unless an option, ``NO_COLOR`` or the terminal itself says no."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert Renderer(Terminal()).bold("x") == "\033[1mx\033[0m"
+    assert Renderer(Terminal(), may_colour=False).bold("x") == "x"
+    assert Renderer(io.StringIO()).bold("x") == "x"
+    assert make_parser().parse_args(["optimize", SQUARE, *RANGE, "--no-color"]).no_color
+    monkeypatch.setenv("NO_COLOR", "")
+    assert Renderer(Terminal()).bold("x") == "x"
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [("table", r"n_jobs +1\n"), ("markdown", r"\| n_jobs \| 1 \|\n"), ("json", '"n_jobs": 1,'), ("text", "n_jobs")],
+)
+def test_recommendations_have_other_forms(amorsize, form, said):
+    """Tables of the same facts; JSON wins over all of them."""
+    status, out, _err = amorsize("optimize", SQUARE, *RANGE, "--format", form)
+    assert status == 0
+    assert re.search(said, out)
+    assert json.loads(amorsize("optimize", SQUARE, *RANGE, "--format", form, "--json", "-q")[1])["n_jobs"] == 1
+
+
+def test_yaml_needs_its_package(amorsize, monkeypatch):
+    """And says how to get it."""
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    status, out, err = amorsize("optimize", SQUARE, *RANGE, "--format", "yaml")
+    assert (status, out) == (1, "")
+    assert "pip install 'amorsize-executor[yaml]'" in err
+    monkeypatch.undo()
+    yaml = pytest.importorskip("yaml", reason="needs PyYAML")
+    assert yaml.safe_load(amorsize("optimize", SQUARE, *RANGE, "--format", "yaml")[1])["n_jobs"] == 1
+
+
+def test_a_recommendation_is_exported(amorsize, tmp_path):
+    """To a file that is replaced, whatever is printed."""
+    path = tmp_path / "out.json"
+    path.write_text("old", "utf-8")
+    assert amorsize("optimize", SQUARE, *RANGE, "-q", "--export", path)[0] == 0
+    assert json.loads(path.read_text(encoding="utf-8"))["mode"] == "optimize"
+    status, out, err = amorsize("optimize", SQUARE, *RANGE, "--json", "--export", tmp_path / "no" / "out.json")
+    assert (status, out) == (1, "")
+    assert "cannot be written" in err
+
+
+def test_a_plan_is_saved_and_never_replaced(amorsize, tmp_path):
+    """What was saved can be begun with; stdout is JSON all the same."""
+    path = tmp_path / "plan.json"
+    status, out, err = amorsize("optimize", SQUARE, *RANGE, "--save-config", path, "--json")
+    assert (status, json.loads(out)["mode"]) == (0, "optimize")
+    assert err == f"amorsize: the plan is saved in {path}\n"
+    plan = load_config(path)
+    assert (plan.n_jobs, plan.function_name, plan.data_size) == (1, SQUARE, 20)
+    assert plan.is_for(payloads.square)
+    status, _out, err = amorsize("optimize", SQUARE, *RANGE, "--save-config", path, "-q")
+    assert status == 1
+    assert "File exists" in err
+    assert load_config(path) == plan
+
+
+def test_a_function_that_raises_on_the_sample_is_an_error(amorsize):
+    """The answer is to stay serial; the status and one line say what went wrong."""
+    status, out, err = amorsize("optimize", "tests.payloads:raise_value_error", *RANGE, "--json")
+    assert (status, json.loads(out)["n_jobs"]) == (1, 1)
+    assert err == (
+        "amorsize: error: tests.payloads:raise_value_error raised ValueError: 0 for a sampled item; "
+        "mend it, or leave out the items that it cannot take\n"
+    )
+
+
+# --- execute ---
+
+
+def test_all_results_are_lines_on_stdout(amorsize):
+    """In order, as JSON; how it went is told on stderr."""
+    status, out, err = amorsize("execute", SQUARE, "--data-range", 500)
+    assert status == 0
+    assert [json.loads(line) for line in out.splitlines()] == [n * n for n in range(500)]
+    assert err.startswith("500 results in ")
+    assert amorsize("execute", SQUARE, *RANGE, "--quiet")[2] == ""
+
+
+def test_an_execution_as_json(amorsize):
+    """One document with everything; results stand in it unless they go to a file."""
+    status, out, err = amorsize("execute", SQUARE, *RANGE, "--json")
+    answer = json.loads(out)
+    assert (status, err) == (0, "")
+    assert (answer["mode"], answer["results_count"]) == ("execute", 20)
+    assert answer["results"] == [n * n for n in range(20)]
+    assert answer["sample_results"] == answer["results"][:10]
+    assert {"n_jobs", "chunksize", "estimated_speedup", "reason", "warnings"} <= set(answer["optimization"])
+    assert "profile" in json.loads(amorsize("execute", SQUARE, *RANGE, "--json", "-p")[1])["optimization"]
+
+
+def test_results_go_to_a_file(amorsize, tmp_path):
+    """Then stdout has the summary, or its JSON."""
+    path = tmp_path / "out.jsonl"
+    status, out, err = amorsize("execute", SQUARE, *RANGE, "--output", path)
+    assert (status, err) == (0, "")
+    assert out.startswith("20 results in ")
+    assert path.read_text(encoding="utf-8").splitlines() == [str(n * n) for n in range(20)]
+    answer = json.loads(amorsize("execute", SQUARE, "--data-range", 3, "-o", path, "--json")[1])
+    assert (answer["output"], "results" in answer, answer["results_count"]) == (str(path), False, 3)
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_results_are_never_written_over_the_items(amorsize, tmp_path):
+    """That would empty the file before it is read."""
+    path = tmp_path / "items.txt"
+    path.write_text("a\nb\n", "utf-8")
+    status, out, err = amorsize("execute", IDENTITY, "--data-file", path, "-o", path)
+    assert (status, out) == (2, "")
+    assert "give it another name" in err
+    assert path.read_text(encoding="utf-8") == "a\nb\n"
+
+
+@pytest.mark.parametrize(
+    ("on_error", "status", "lines"),
+    [
+        ("raise", 1, ["0"]),
+        ("skip", 0, ["0", "2"]),
+        ("return", 0, ["0", '{"item": 1, "error": "ValueError", "message": "1 is odd"}', "2"]),
+    ],
+)
+def test_what_becomes_of_errors(amorsize, on_error, status, lines):
+    """They end the run, are left out, or stand in their place; every call runs once."""
+    got, out, err = amorsize("execute", "tests.payloads:refuse_odd", "--data-range", 3, "--on-error", on_error)
+    assert (got, out.splitlines()) == (status, lines)
+    assert ("item 1: ValueError: 1 is odd" in err) == (on_error == "raise")
+    assert err.count("\n") == 1 or "1 call failed" in err
+
+
+def test_an_execution_begins_with_a_saved_plan(amorsize, tmp_path):
+    """And tells where it has it from; what is no plan is one line."""
+    path = tmp_path / "plan.json"
+    document = {"n_jobs": 2, "chunksize": 3, "executor_type": "thread", "function_name": "square"}
+    path.write_text(json.dumps(document), "utf-8")
+    status, out, err = amorsize("execute", SQUARE, *RANGE, "--load-config", path, "--json")
+    answer = json.loads(out)
+    assert (status, err) == (0, "")
+    assert (answer["config_source"], answer["n_jobs"], answer["chunksize"]) == (str(path), 2, 3)
+    assert (answer["executor_type"], answer["results_count"]) == ("thread", 20)
+    path.write_text(json.dumps({**document, "n_jobs": -1}), "utf-8")
+    for file, said in ((path, "n_jobs must be greater than 0, got -1"), (tmp_path / "no.json", "No such file")):
+        status, out, err = amorsize("execute", SQUARE, *RANGE, "--load-config", file)
+        assert (status, out, err.count("\n")) == (1, "", 1)
+        assert said in err
+
+
+def test_a_plan_of_another_function_is_a_warning(tmp_path):
+    """One line on stderr; the function begins without a plan."""
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({"n_jobs": 2, "chunksize": 3, "function_name": "other"}), "utf-8")
+    status, out, err = run("execute", SQUARE, "--data-range", 3, "--load-config", path, "-q")
+    assert (status, out) == (0, "0\n1\n4\n")
+    assert re.fullmatch(r"amorsize: warning: the saved config is for other, not for .*\n", err)
+
+
+def test_an_execution_has_the_executors_layers(amorsize, tmp_path, monkeypatch):
+    """Retry, timeout, checkpoint, dead letters and memory."""
+    monkeypatch.chdir(tmp_path)
+    arguments = ("execute", "tests.payloads:refuse_odd", "--data-range", 4, "--on-error", "skip", "--json")
+    layers = ("--retry", 1, "--timeout", 20, "--checkpoint", "run", "--dead-letters", "dlq", "--memory", "memory.db")
+    status, out, _err = amorsize(*arguments, *layers, "--workers", 1)
+    answer = json.loads(out)
+    assert (status, answer["results"], answer["errors_count"]) == (0, [0, 2], 2)
+    assert {path.name for path in tmp_path.iterdir()} >= {"checkpoints", "dlq", "memory.db"}
+    assert len(json.loads(amorsize("dlq", "list", "--directory", "dlq", "--json")[1])) == 2
+
+
+def test_what_json_does_not_know_is_written_all_the_same():
+    """No result is lost after all the work."""
+    numpy = pytest.importorskip("numpy")
+    values = [float("nan"), {1: 2}, {(1, 2): 3}, {3, 1}, b"x", numpy.float64(2), numpy.arange(2), Path("x"), "ü"]
+    assert [dump_json(value) for value in values] == [
+        "null",
+        '{"1": 2}',
+        '{"(1, 2)": 3}',
+        "[1, 3]",
+        "\"b'x'\"",
+        "2.0",
+        "[0, 1]",
+        '"x"',
+        '"ü"',
+    ]
+    assert json.loads(dump_json({"a": [float("inf"), {"b": {2, 1}}]})) == {"a": [None, {"b": [1, 2]}]}
+
+
+def test_an_execution_draws_a_bar_on_a_terminal(amorsize, monkeypatch):
+    """To its end, and only where it is asked for."""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert amorsize("execute", SQUARE, *RANGE, "--progress", "-q")[0] == 0
+    assert sys.stderr.getvalue().endswith("] 100%\n")
+
+
+def test_results_that_do_not_pickle_are_written_all_the_same(amorsize, tmp_path, monkeypatch):
+    """Their calls stay in this process."""
+    (tmp_path / "locks.py").write_text("import threading\ndef make(_n):\n    return threading.Lock()\n", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    status, out, _err = amorsize("execute", "locks:make", "--data-range", 200, "-q")
+    assert status == 0
+    assert [line.startswith('"<unlocked _thread.lock') for line in out.splitlines()] == [True] * 200
+
+
+def test_calls_that_wait_run_in_threads_where_that_is_said(amorsize):
+    """``--threads`` says that the function is thread-safe."""
+    out = amorsize("execute", "tests.payloads:nap", "--data-range", 200, "--threads", "--json")[1]
+    answer = json.loads(out)
+    assert answer["results"] == list(range(200))
+    assert answer["optimization"]["executor_type"] == "thread"
+
+
+# --- validate and compare ---
+
+
+def test_a_prediction_is_validated(amorsize):
+    """As text, as one line, and as JSON with all figures."""
+    status, out, err = amorsize("validate", SQUARE, *RANGE)
+    assert (status, err) == (0, "")
+    assert "Serial execution time" in out
+    assert "Accuracy:" in out
+    assert max(map(len, out.splitlines())) <= 80
+    answer = json.loads(amorsize("validate", SQUARE, *RANGE, "--json", "--quick", "--max-items", 5)[1])
+    assert (answer["mode"], answer["optimization"]["n_jobs"]) == ("validate", 1)
+    assert {"serial_time", "parallel_time", "actual_speedup", "predicted_speedup"} <= set(answer)
+    assert {"accuracy_percent", "error_percent", "is_accurate", "recommendations"} <= set(answer)
+    out = amorsize("validate", SQUARE, *RANGE, "-q")[1]
+    assert re.fullmatch(r"accuracy=\d+% actual=[\d.]+x predicted=[\d.]+x\n", out)
+
+
+def test_settings_are_compared(amorsize):
+    """The fastest first; serial code is among them unless it is left out."""
+    settings = "--configs", "two:2,5", "1,5,thread"
+    answer = json.loads(amorsize("compare", SQUARE, *RANGE, *settings, "--include-optimizer", "--json")[1])
+    names = {entry["name"] for entry in answer["strategies"]}
+    assert names == {"Serial", "Optimizer", "two", "1 x 5, thread"}
+    times = [entry["time"] for entry in answer["strategies"]]
+    assert times == sorted(times)
+    assert answer["best_strategy"] == answer["strategies"][0]
+    assert set(answer["best_strategy"]) == {"name", "n_jobs", "chunksize", "executor_type", "time", "speedup"}
+    out = amorsize("compare", SQUARE, *RANGE, *settings, "--no-baseline")[1]
+    assert out.splitlines()[0].split() == ["time", "speed-up", "workers", "chunksize", "executor", "name"]
+    assert "Serial" not in out.splitlines()[1]
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_without_settings_the_recommendation_is_compared_with_serial_code(amorsize):
+    """That is what most people want to know."""
+    out = amorsize("compare", SQUARE, *RANGE, "-q")[1]
+    assert re.fullmatch(r"best=(Serial|Optimizer) time=[\d.e-]+s speedup=[\d.]+x\n", out)
+    names = {entry["name"] for entry in json.loads(amorsize("compare", SQUARE, *RANGE, "--json")[1])["strategies"]}
+    assert names == {"Serial", "Optimizer"}
+
+
+@pytest.mark.parametrize("verb", ["validate", "compare"])
+def test_a_function_that_raises_cannot_be_measured(amorsize, verb):
+    """One line says why."""
+    status, out, err = amorsize(verb, "tests.payloads:raise_value_error", *RANGE)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "ValueError" in err
+    status, out, err = amorsize(verb, SQUARE, "--data-range", 0)
+    assert (status, out) == (1, "")
+    assert "data" in err
+
+
+# --- items ---
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "items"),
+    [
+        ("a.txt", b"one\n\n  two \r\nthree", (), ["one", "two", "three"]),
+        ("a.txt", b"\xef\xbb\xbfone\n", (), ["one"]),
+        ("a.jsonl", b'1\n\n{"a": [2]}\n', (), [1, {"a": [2]}]),
+        ("a.ndjson", b"null\n", (), [None]),
+        ("a.json", b'[1, "x"]', (), [1, "x"]),
+        ("a.txt", b'"x"\n', ("--input-format", "jsonl"), ["x"]),
+        ("a.json", b"[1]\n", ("--input-format", "lines"), ["[1]"]),
+    ],
+)
+def test_items_are_lines_or_json(amorsize, tmp_path, name, content, options, items):
+    """By the suffix, or as it is said."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    out = amorsize("execute", IDENTITY, "--data-file", path, *options, "-q")[1]
+    assert [json.loads(line) for line in out.splitlines()] == items
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.txt", None, "cannot be read: No such file"),
+        ("a.txt", b"", "is empty; give a file with an item a line"),
+        ("a.txt", b" \n\n", "holds no items"),
+        ("a.json", b"[]", "holds no items"),
+        ("a.txt", b"one\n\xff\xfe\n", "line 2 is no UTF-8 text"),
+        ("a.txt", b"one\n\0\n", "line 2 is no UTF-8 text"),
+        ("a.jsonl", b'1\n{"a": ', "line 2: not valid JSON, or cut"),
+        ("a.json", b"[1, 2", "not valid JSON, or cut"),
+        ("a.json", b'{"a": 1}', "a JSON dict where a list of items is expected"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["optimize", "execute", "validate", "compare"])
+def test_items_that_cannot_be_read_are_clear_errors(amorsize, tmp_path, verb, name, content, said):
+    """They name the file and the line, and are no reason to advise anything."""
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    status, out, err = amorsize(verb, IDENTITY, "--data-file", path)
+    assert status == 1
+    assert verb == "execute" or out == ""
+    assert err.count("\n") == 1
+    assert f"{path}: " in err
+    assert said in err
+
+
+def test_a_directory_is_no_data_file(amorsize, tmp_path):
+    """Nor is what cannot be opened."""
+    status, _out, err = amorsize("optimize", IDENTITY, "--data-file", tmp_path)
+    assert status == 1
+    assert "Is a directory" in err
+
+
+def test_items_come_from_standard_input():
+    """Once, as they come; without any it is an error."""
+    assert run("execute", IDENTITY, "--data-stdin", "-q", stdin="a\nb\n") == (0, '"a"\n"b"\n', "")
+    status, out, err = run("execute", IDENTITY, "--data-stdin")
+    assert (status, out) == (1, "")
+    assert "standard input: holds no items" in err
+
+
+def test_a_file_can_be_read_again(tmp_path):
+    """Each iteration opens it anew, and closes it."""
+    path = tmp_path / "items.txt"
+    path.write_text("a\nb\n", "utf-8")
+    source = data.Source(path, "lines")
+    first = iter(source)
+    assert next(first) == "a"
+    first.close()
+    assert list(source) == ["a", "b"]
+    assert source.error is None
+
+
+# --- functions ---
+
+
+def test_functions_of_files_are_found(tmp_path, monkeypatch):
+    """By their path; they import their neighbours, and workers find them."""
+    (tmp_path / "near.py").write_text("FACTOR = 3\n", "utf-8")
+    (tmp_path / "work-1.py").write_text("from near import FACTOR\ndef f(x):\n    return x * FACTOR\n", "utf-8")
+    status, out, err = run("execute", f"{tmp_path / 'work-1.py'}:f", "--data-range", 4, "-q", "--timeout", "20")
+    assert (status, out, err) == (0, "0\n3\n6\n9\n", "")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    (tmp_path / "json.py").write_text("def f(x):\n    return x\n", "utf-8")
+    with pytest.raises(TargetError, match="which is something else here; rename the file"):
+        load_function("json.py:f")
+    with pytest.raises(TargetError, match="there is no file"):
+        load_function("nowhere.py:f")
+
+
+def test_dotted_names_reach_into_classes():
+    """Modules end where they end."""
+    assert load_function("tests.payloads.Anything.take") is payloads.Anything.take
+    assert load_function("os.path.join") is os.path.join
+    with pytest.raises(TargetError, match=r"cannot import 'tests\.nothing\.here'"):
+        load_function("tests.nothing.here.f")
+    with pytest.raises(TargetError, match="did you mean 'square'"):
+        load_function("tests.payloads:sqare")
+
+
+def test_what_a_module_raises_is_told(tmp_path, monkeypatch):
+    """Also SystemExit of a script without a guard, and what is no Python."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    for name, text, said in (
+        ("exits_at_once", "raise SystemExit(3)", "SystemExit: 3"),
+        ("divides_at_once", "1 / 0", "ZeroDivisionError: division by zero"),
+        ("is_no_python", "def (", "SyntaxError"),
+    ):
+        (tmp_path / f"{name}.py").write_text(text, "utf-8")
+        for form in (f"{name}:f", f"{name}.f", f"{name}.py:f"):
+            with pytest.raises(TargetError, match=f"cannot import '{name}': {said}"):
+                load_function(form)
+
+
+# --- wrong usage ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["optimize", SQUARE], 2, "one of the arguments --data-range --data-file --data-stdin is required"),
+        (["optimize", SQUARE, "--data-range", "-1"], 2, "must be 0 to"),
+        (["optimize", SQUARE, "--data-range", "many"], 2, "invalid"),
+        (["optimize", SQUARE, "--data-range", "9" * 30], 2, "must be 0 to"),
+        (["optimize", SQUARE, *RANGE, "--data-stdin"], 2, "not allowed with"),
+        (["optimize", SQUARE, *RANGE, "--format", "rtf"], 2, "invalid choice"),
+        (["optimize", SQUARE, *RANGE, "--sample-size", "0"], 1, "sample_size"),
+        (["optimize", SQUARE, *RANGE, "--target-chunk-duration", "nan"], 1, "target_chunk_duration"),
+        (["optimize", "square", *RANGE], 1, "names no function"),
+        (["optimize", "tests.payloads:WAIT_LIMIT_S", *RANGE], 1, "cannot be called"),
+        (["execute", SQUARE, *RANGE, "--workers", "0"], 2, "at least 1"),
+        (["execute", SQUARE, *RANGE, "--timeout", "-1"], 1, "timeout"),
+        (["execute", SQUARE, *RANGE, "--output", "no/where/out"], 1, "cannot be written"),
+        (["execute", SQUARE, *RANGE, "--checkpoint", "../x"], 1, "'../x'"),
+        (["compare", SQUARE, *RANGE, "--configs", "2"], 2, "is no setting"),
+        (["compare", SQUARE, *RANGE, "--configs", "0,1"], 2, "is no setting"),
+        (["compare", SQUARE, *RANGE, "--configs", "2,1,rocket"], 2, "is no setting"),
+        (["compare", SQUARE, *RANGE, "--configs", "2,1", "--no-baseline"], 2, "compare needs two settings"),
+    ],
+)
+def test_wrong_usage_is_one_line(amorsize, arguments, status, said):
+    """Status 2 for what makes no sense, 1 for what cannot be done."""
+    got, out, err = amorsize(*arguments)
+    assert (got, out, err.count("\n")) == (status, "", 1)
+    assert said in err
+
+
+# --- as a process ---
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("optimize", SQUARE, *RANGE, "-v", "--progress", "--explain"),
+        ("execute", SQUARE, *RANGE, "-v", "--progress", "--format", "table"),
+        ("validate", SQUARE, *RANGE, "-v"),
+        ("compare", SQUARE, *RANGE, "-v", "-q"),
+        ("doctor", "--no-measure"),
+        ("config", "list", "--directory", "nowhere"),
+        ("completion", "fish"),
+    ],
+)
+def test_json_is_all_there_is_on_stdout(arguments):
+    """Of every verb, whatever the other options; and no answer leaves a process behind."""
+    status, out, err = run(*arguments, "--json")
+    assert status == 0, err
+    assert json.loads(out) is not None
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("optimize", SQUARE), 2, "is required"),
+        (("execute", "nowhere:f", *RANGE), 1, "cannot import 'nowhere'"),
+        (("validate", SQUARE, "--data-file", "nowhere.txt"), 1, "cannot be read"),
+        (("compare", SQUARE, *RANGE, "--configs", "1"), 2, "is no setting"),
+        (("config", "show", "nowhere.json"), 1, "No such file"),
+    ],
+)
+def test_errors_of_processes_are_one_line(arguments, status, said):
+    """With their status, a traceback with ``--debug`` alone."""
+    got, out, err = run(*arguments)
+    assert (got, out, err.count("\n")) == (status, "", 1)
+    assert said in err
+    assert status == 2 or "Traceback" in run(*arguments, "--debug")[2]
+
+
+def test_what_functions_print_is_no_answer(tmp_path):
+    """It goes to stderr, from here and from workers; with ``--json`` and without."""
+    (tmp_path / "loud.py").write_text("def loud(item):\n    print('LOUD', flush=True)\n    return item\n", "utf-8")
+    for arguments, kind in ((("--json",), "json"), (("--timeout", "20"), "lines")):
+        status, out, err = run("execute", "loud:loud", "--data-range", 3, "-v", *arguments, cwd=tmp_path)
+        assert status == 0, err
+        found = json.loads(out)["results"] if kind == "json" else [json.loads(line) for line in out.splitlines()]
+        assert found == [0, 1, 2]
+        assert err.count("LOUD") == 3
+
+
+def test_ctrl_c_ends_a_run_with_130(tmp_path):
+    """Workers end too, and there is one line."""
+    began = tmp_path / "began"
+    text = f"import pathlib, time\ndef wait(n):\n    pathlib.Path({str(began)!r}).touch()\n    time.sleep(60)\n"
+    (tmp_path / "slow.py").write_text(text, "utf-8")
+    process = start("execute", "slow:wait", "--data-range", 8, "--timeout", 60, cwd=tmp_path)
+    with process:
+        assert poll_until(began.exists, LIMIT_S)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=LIMIT_S)
+    assert (process.returncode, out) == (130, "")
+    assert err == "amorsize: interrupted\n"
+
+
+def test_who_reads_only_the_beginning_is_no_error():
+    """As ``head`` does it, in the middle of the results."""
+    process = start("execute", IDENTITY, "--data-range", 10**6, "-q")
+    with process:
+        assert process.stdout.readline() == "0\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(LIMIT_S) == 0

@@ -1,0 +1,106 @@
+"""What a worker remembers of finished calls until it sends them home."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+
+import pytest
+
+from amorsize_executor.wire import framing
+from amorsize_executor.wire.codec import Codec
+from amorsize_executor.worker.recorder import MOST_BYTES, PipeRecorder
+
+NEVER_NS = 1 << 60
+
+
+class Sent:
+    """Collects the frames that a recorder sends."""
+
+    def __init__(self):
+        self.frames = []
+
+    def __call__(self, pieces):
+        """Take a frame apart."""
+        reader = framing.FrameReader()
+        data = b"".join(bytes(piece) for piece in pieces)
+        while data:
+            target = reader.target()
+            count = min(len(target), len(data))
+            target[:count] = data[:count]
+            data = data[count:]
+            frames = reader.received(count)
+        ((kind, (first, count, layout, end), blobs),) = frames
+        assert kind == framing.OUTCOMES
+        self.frames.append((first, count, layout, end, bytes(blobs)))
+
+
+@pytest.fixture
+def sent():
+    """Return what was sent."""
+    return Sent()
+
+
+@pytest.fixture
+def recorder(sent):
+    """Return a recorder of a chunk of one call, so that it needs no flushing thread."""
+    recorder = PipeRecorder(sent, Codec(None, into_worker=False))
+    recorder.begin_chunk(5, 1, NEVER_NS)
+    recorder.begin_group(5)
+    yield recorder
+    for descriptor in filter(None, (recorder._meter._schedstat, recorder._statm)):
+        os.close(descriptor)  # a worker keeps it to its end
+
+
+def test_plain_results_travel_in_one_pickle(recorder, sent):
+    """Scalars are pickled together, and numbered from the first call on."""
+    for value in (1, "a", None):
+        recorder.value(value, time.monotonic_ns())
+    recorder.end_group(1)
+    recorder.end_chunk(9, 8, 0)
+    ((first, count, layout, end, data),) = sent.frames
+    assert (first, count, layout) == (5, 3, None)
+    assert pickle.loads(data) == [1, "a", None]
+    assert end[:2] == (9, 8)
+
+
+def test_results_are_snapshots(recorder, sent):
+    """A mutable result is pickled when its call ends."""
+    shared = []
+    for number in range(3):
+        shared.append(number)
+        recorder.value(shared, time.monotonic_ns())
+    recorder.end_chunk(1, 8, 0)
+    ((_first, _count, layout, _end, data),) = sent.frames
+    found = []
+    for _failed, size in layout:
+        found.append(pickle.loads(data[:size]))
+        data = data[size:]
+    assert found == [[0], [0, 1], [0, 1, 2]]
+
+
+def test_values_and_errors_keep_their_order(recorder, sent):
+    """Errors and values of any kind are told apart by the layout, in the order of the calls."""
+    recorder.value(1, time.monotonic_ns())
+    recorder.error(ValueError("x"), time.monotonic_ns())
+    recorder.value([2], time.monotonic_ns())
+    recorder.end_chunk(1, 8, 0)
+    assert [layout[0] for layout in sent.frames[0][2]] == [0, 1, 0]
+
+
+def test_much_is_sent_early(recorder, sent):
+    """Outcomes above the limit in bytes do not wait for the end of the chunk."""
+    recorder.value(b"x" * (MOST_BYTES + 1), time.monotonic_ns())
+    assert len(sent.frames) == 1
+    recorder.value(1, time.monotonic_ns())
+    recorder.end_chunk(1, 7, 0)
+    assert [(first, count) for first, count, *_ in sent.frames] == [(5, 1), (6, 1)]
+
+
+def test_flushing_when_there_is_nothing(recorder, sent):
+    """An empty flush sends nothing, and the end of a chunk is told even without outcomes."""
+    recorder.flush()
+    assert sent.frames == []
+    recorder.end_chunk(1, 5, 0)
+    assert [frame[:2] for frame in sent.frames] == [(5, 0)]
