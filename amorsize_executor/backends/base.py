@@ -41,6 +41,10 @@ class Group(NamedTuple):
     items: list[Any]
 
 
+FLUSH_NS = 50_000_000
+"""Work after which finished calls go home: each time, who hears of them takes a processor from those who work."""
+
+
 class Chunk(NamedTuple):
     """Calls that travel together to one worker, numbered in the order of their running."""
 
@@ -48,7 +52,7 @@ class Chunk(NamedTuple):
     first: int
     groups: list[Group]
     stop_after_errors: int = 0
-    flush_ns: int = 2_000_000
+    flush_ns: int = FLUSH_NS
 
 
 class ChunkReport(NamedTuple):

@@ -33,10 +33,10 @@ class Balance:
         loaded = [worker for worker in engine.workers.values() if worker.stop is None and worker.unstarted() > 0]
         if not loaded:
             return
-        engine.tick()
         idle = sum(worker.is_free for worker in engine.workers.values())
-        if not idle and not self._could_grow(loaded):
+        if not idle and not self._could_grow(loaded):  # neither changes while nobody tells us anything
             return
+        engine.tick()
         loaded.sort(key=lambda worker: worker.unstarted(), reverse=True)
         for worker in loaded[: max(1, idle)]:
             if self._is_worth_taking(worker):

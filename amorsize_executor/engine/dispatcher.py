@@ -24,7 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amorsize_executor import events as ev
-from amorsize_executor.backends.base import Backend, ChunkReport
+from amorsize_executor.backends.base import FLUSH_NS, Backend, ChunkReport
 from amorsize_executor.engine.balance import Balance
 from amorsize_executor.engine.crew import Worker
 from amorsize_executor.engine.helper import PATIENCE_S, Claim, Helper
@@ -453,7 +453,7 @@ class Engine:
         if not spans:
             return
         self._last_chunk += 1
-        flush_ns = int(min(0.05, max(0.002, 0.001 * len(self.workers))) * 1e9)
+        flush_ns = FLUSH_NS
         stop_after_errors = worker.stop_after_errors = 0
         worker.timeout_s = 0.0
         if self._gate is not None and spans[0].source.pipeline is not None:

@@ -23,10 +23,12 @@ from amorsize_executor.worker.run_chunk import FRAMES_OF_OURS
 VALUE, ERROR, UNREADABLE = 0, 1, 2
 """How a call ended: well, with an exception, or not at all, because its arguments did not unpickle."""
 
-LATEST_S = 0.05
+LATEST_S = 0.06  # later than the main thread does it between calls
 MOST_BYTES = 1 << 20
 _SHORT_S = 5e-4
 """A group of calls that ends sooner is too short to tell waiting from standing in line."""
+
+_NUMBER_BYTES = 5  # of a small one in a pickle
 
 _OUR_THREADS = 2  # the main one and the flusher
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
@@ -72,7 +74,7 @@ class PipeRecorder:
         self._meter.add(now - started_ns)
         if type(value) in PLAIN:
             self._out.append(value)
-            self._pending_bytes += len(value) if type(value) in (str, bytes) else 8
+            self._count_bytes(len(value) if type(value) in (str, bytes) else _NUMBER_BYTES)
             return self._maybe_flush(now)
         self._out.append(self._encode(value))
         return self._maybe_flush(time.monotonic_ns())
@@ -136,8 +138,7 @@ class PipeRecorder:
                 return
             batch = self._out[:count]
             del self._out[:count]
-            layout, blobs, size = lay_out(batch)
-            self._meter.bytes_out += size
+            layout, blobs = lay_out(batch)
             first, self._first = self._first, self._first + count
             self._pending_bytes = 0
             self._flushed_ns = time.monotonic_ns()
@@ -146,8 +147,12 @@ class PipeRecorder:
     def _flush_now_and_then(self) -> None:
         while True:
             self._is_running_chunk.wait()
-            time.sleep(LATEST_S)
-            self.flush()
+            left_s = LATEST_S - (time.monotonic_ns() - self._flushed_ns) * 1e-9
+            if left_s > 0:
+                time.sleep(left_s)
+            else:
+                self.flush()
+                self._flushed_ns = time.monotonic_ns()  # even if there was nothing
 
     def _encode(self, value: Any) -> Encoded:
         buffers: list[pickle.PickleBuffer] = []
@@ -158,21 +163,25 @@ class PipeRecorder:
         raws = [buffer.raw() for buffer in buffers]
         if raws:
             raws = [memoryview(bytes(raw)) if not raw.readonly else raw for raw in raws]
-        self._pending_bytes += len(data) + sum(raw.nbytes for raw in raws)
+        self._count_bytes(len(data) + sum(raw.nbytes for raw in raws))
         sizes = (-raw.nbytes - 1 if buffer.raw().readonly else raw.nbytes for buffer, raw in zip(buffers, raws))
         return Encoded((VALUE, len(data), *sizes), [data, *raws])
 
     def _encode_error(self, error: BaseException, skip_frames: int, kind: int) -> Encoded:
         data = encode_error(self._codec, error, skip_frames)
-        self._pending_bytes += len(data)
+        self._count_bytes(len(data))
         return Encoded((kind, len(data)), [data])
 
+    def _count_bytes(self, size: int) -> None:
+        """Count what an outcome weighs, for its function and until the next flush."""
+        self._pending_bytes += size
+        self._meter.bytes_out += size
 
-def lay_out(batch: list[Any]) -> tuple[Any, list[framing.Bytes], int]:
-    """Return (layout, blobs, bytes) of outcomes; the layout is None where all travel in one pickle."""
+
+def lay_out(batch: list[Any]) -> tuple[Any, list[framing.Bytes]]:
+    """Return (layout, blobs) of outcomes; the layout is None where all travel in one pickle."""
     if are_plain(batch):
-        data = pickle.dumps(batch, 5)
-        return None, [data], len(data)
+        return None, [pickle.dumps(batch, 5)]
     layout: list[tuple[int, ...]] = []
     blobs: list[framing.Bytes] = []
     for item in batch:
@@ -181,7 +190,7 @@ def lay_out(batch: list[Any]) -> tuple[Any, list[framing.Bytes], int]:
             item = Encoded((VALUE, len(data)), [data])  # noqa: PLW2901
         layout.append(item.layout)
         blobs += item.blobs
-    return layout, blobs, sum(map(len, blobs))
+    return layout, blobs
 
 
 class Meter:
