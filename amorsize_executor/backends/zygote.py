@@ -24,6 +24,7 @@ from amorsize_executor.wire.main_module import MainSnapshot
 from amorsize_executor.worker.control_word import SLOTS, ControlBoard
 from amorsize_executor.worker.zygote import REAPED, REFUSED, SPAWN, SPAWNED, TWIN, Ancestry, become_zygote
 
+_TWIN_AFTER_S = 0.1  # an executor that has ended by then was spared a process
 _TWIN = -1  # the worker id under which a zygote reports its twin
 _MOST_FRUITLESS = 100
 _LARGE_HEAP = 4 << 30  # bytes; above it, copying page tables costs more than a clean start
@@ -105,6 +106,7 @@ class ZygoteSpawner:
         self._pidfds: dict[int, int] = {}
         self._processes: dict[int, WorkerProcess] = {}
         self._twin: _Zygote | None = None
+        self._twin_is_due = False
         self._fruitless = 0  # zygotes in a row that forked nothing
         self._is_closing = False
         self._then: Callable[[], None] | None = None
@@ -197,9 +199,15 @@ class ZygoteSpawner:
         link = PipeLink(worker, ours, self._board.line(slot), self.codec, self._reactor, self._events)
         self._links[worker], self._slots[worker] = link, slot
         self._order(self._zygote, SPAWN, worker, slot, theirs)
-        if self._twin is None:
-            self._make_twin()
+        if self._twin is None and not self._twin_is_due:
+            self._twin_is_due = True
+            self._reactor.call_later(_TWIN_AFTER_S, self._bring_twin)
         return link
+
+    def _bring_twin(self) -> None:
+        self._twin_is_due = False
+        if self._twin is None and not self._is_closing:
+            self._make_twin()
 
     def _make_twin(self) -> None:
         ours, theirs = socket.socketpair()

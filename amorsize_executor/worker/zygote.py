@@ -1,7 +1,7 @@
 """The zygote: a process with one thread whose only job is to fork workers when asked.
 
 It is forked from the user's process while that has a single thread, or started clean. It reaps its workers and
-reports how they ended. A twin, forked from it at once, sleeps with the same memory and takes over if it dies.
+reports how they ended. A twin, forked from it after a while, sleeps with the same memory and takes over if it dies.
 Workers die with their zygote (the kernel signals them when its end of a pipe closes), the zygote with its parent.
 """
 
