@@ -79,8 +79,9 @@ class EventLoop:
         """Run the callbacks of ready descriptors, calls from other threads and due timers."""
         # In this order, and before looking at what there is: who comes before the flag falls is seen below, and who
         # comes after it writes anew.
-        self._waker.clear()
-        self._is_woken = False
+        if self._is_woken:  # whoever sets it writes only then, and makes one more turn of it at worst
+            self._waker.clear()
+            self._is_woken = False
         for key, events in ready:
             known = self._watched.get(key.fd)
             if known is not None and known[1] == key.data:
