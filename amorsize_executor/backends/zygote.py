@@ -107,8 +107,10 @@ class ZygoteSpawner:
         self._processes: dict[int, WorkerProcess] = {}
         self._twin: _Zygote | None = None
         self._twin_is_due = False
+        self._orphans: set[int] = set()  # pidfds of workers whose zygote died before them
         self._fruitless = 0  # zygotes in a row that forked nothing
         self._is_closing = False
+        self._has_zygote = True
         self._then: Callable[[], None] | None = None
 
     def open(self, reactor: Reactor, events: WorkerEvents, emit: ev.Listener) -> None:
@@ -302,10 +304,21 @@ class ZygoteSpawner:
         self._free_slots.append(self._slots.pop(worker))
         pidfd = self._pidfds.pop(worker, None)
         if pidfd is not None:
-            self._reactor.unwatch(pidfd)
             self._processes.pop(worker).note_end(status)
-            os.close(pidfd)
+            if status is None:
+                self._orphans.add(pidfd)
+                self._reactor.watch(pidfd, lambda _events: self._orphan_ended(pidfd))
+            else:
+                self._reactor.unwatch(pidfd)
+                os.close(pidfd)
         self._events.worker_died(worker, status, by_itself=by_itself)
+
+    def _orphan_ended(self, pidfd: int) -> None:
+        self._orphans.remove(pidfd)
+        self._reactor.unwatch(pidfd)
+        reap(pidfd)
+        os.close(pidfd)
+        self._finish_when_alone()
 
     def _refused(self, worker: int, errno: int) -> None:
         """The system has no room for another process."""
@@ -334,8 +347,8 @@ class ZygoteSpawner:
         if zygote is not self._zygote:
             return
         if self._is_closing:
-            if self._then is not None:
-                self._finish()
+            self._has_zygote = False
+            self._finish_when_alone()
             return
         # One that was killed may be somebody's doing; one that ended by itself will do so again.
         self._fruitless += 20 if zygote.popen is not None and zygote.popen.returncode > 0 else 1
@@ -366,6 +379,8 @@ class ZygoteSpawner:
         elif zygote.is_child:
             with contextlib.suppress(ChildProcessError):  # somebody else in this process waited for any child
                 os.waitpid(zygote.pid, 0)
+        else:
+            reap(zygote.pidfd)
         _let_go(zygote)
 
     # --- the end ---
@@ -387,15 +402,16 @@ class ZygoteSpawner:
         else:  # it has nothing to clean up, and may not even be up
             send_signal(self._zygote.pidfd)
 
-    def _finish(self) -> None:
+    def _finish_when_alone(self) -> None:
+        if self._has_zygote or self._orphans or self._then is None:
+            return
         then, self._then = self._then, None
         if self._twin is not None:
             _let_go(self._twin)
             self._twin = None
         self._board.close()
         self._initargs = ()
-        if then is not None:
-            then()
+        then()
 
 
 def hang_up(control: socket.socket) -> None:
@@ -413,6 +429,12 @@ def _let_go(zygote: _Zygote) -> None:
     for pidfd in [zygote.pidfd, *zygote.pidfds]:
         if pidfd >= 0:
             os.close(pidfd)
+
+
+def reap(pidfd: int) -> None:
+    """Take the status of a process that has ended, if it is our child: process 1 of a container inherits orphans."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
 
 
 def _is_alive(pidfd: int) -> bool:

@@ -160,7 +160,7 @@ def test_small_and_cheap_work_starts_nothing(counts):
 
 
 def test_two_workers_take_four_processes(counts):
-    """Two workers, their zygote and, after a while, its twin are all; this process makes one of them, and one thread."""
+    """Two workers, their zygote and soon its twin are all; this process makes one of them, and one thread."""
     before = set(descendants())
     with AdaptiveExecutor(2, isolate=True, min_workers=2) as executor:
         for _ in range(3):

@@ -139,6 +139,30 @@ def test_the_zygote_is_replaced(victims, mark):
     assert poll_until(lambda: all(map(is_gone, {*seen, *marked(mark), *descendants()} - before)), 5)
 
 
+INHERITS_ORPHANS = """
+    import ctypes, os, signal
+    from amorsize_executor import AdaptiveExecutor
+    from tests import payloads
+    PR_SET_CHILD_SUBREAPER = 36
+    assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    with AdaptiveExecutor(2, isolate=True, min_workers=2, worker_death_retries=5) as executor:
+        for _ in range(2):
+            list(executor.map(payloads.square, range(50)))
+            os.kill(executor._engine.backend._spawner._zygote.pid, signal.SIGKILL)
+        assert list(executor.map(payloads.square, range(50))) == [n * n for n in range(50)]
+    print(repr(open(f"/proc/self/task/{os.getpid()}/children").read()))
+"""
+
+
+def test_process_1_of_a_container_keeps_no_zombies(tmp_path):
+    """Where orphans become our children, as those of a container's first process do, they are waited for."""
+    script = tmp_path / "inherits_orphans.py"
+    script.write_text(textwrap.dedent(INHERITS_ORPHANS))
+    process = start_script(script)
+    output, errors = process.communicate(timeout=50)
+    assert (process.returncode, output) == (0, "''\n"), errors
+
+
 # --- Calls that kill ------------------------------------------------------------------------------------------
 
 ENDS = {
