@@ -40,13 +40,14 @@ def counts(monkeypatch):
             counted[key] += 1
             answer = original(*args, **kwargs)
             if bytes_too:
-                counted[f"{key} bytes"] += answer
+                counted[f"{key} bytes"] += answer[0] if isinstance(answer, tuple) else answer
             return answer
 
         monkeypatch.setattr(holder, name, counting)
 
     for name in ("sendmsg", "send", "recv_into"):
         wrap(socket.socket, name, name, bytes_too=True)
+    wrap(socket.socket, "recvmsg_into", "recv_into", bytes_too=True)
     wrap(EventLoop, "wait", "wake-up")
     wrap(os, "fork", "process")
     wrap(subprocess.Popen, "__init__", "process")
