@@ -362,6 +362,7 @@ class PipeLink:
             self._pool.close()
             self._map.close()
             allowance.give_back(self._share)
+            self.kill = self._kill_later  # a timer may hold us for a while, and need not hold the process
             line, self._line = self._line, copy_of(self._line)
             line.release()
 

@@ -129,7 +129,7 @@ def test_arrays_of_every_kind(executor, kind):
         assert type(back) is type(sent)
         assert pickle.dumps(back) == pickle.dumps(pickle.loads(pickle.dumps(sent)))
         if isinstance(sent, np.ndarray):
-            assert back.flags.writeable == pickle.loads(pickle.dumps(sent)).flags.writeable
+            assert back.flags.writeable or not sent.flags.writeable
 
 
 @pytest.mark.parametrize("size", [0, 1, 300_000, 1_000_000])
