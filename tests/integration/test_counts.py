@@ -140,6 +140,22 @@ def test_what_a_single_call_costs(counts):
     assert steady["sendmsg bytes"] + steady["recv_into bytes"] < 300 * trips
 
 
+def test_what_an_array_costs_the_socket(counts):
+    """A large array travels beside the socket: what it costs there is what any call costs, once its segment is known."""
+    import numpy as np
+
+    trips, array = 50, np.arange(100_000)
+    with AdaptiveExecutor(1, isolate=True) as executor:
+        for number in range(trips + 5):
+            if number == 5:
+                counts.clear()
+            assert executor.submit(payloads.identity, array).result()[-1] == 99_999
+        steady = Counter(counts)
+    assert steady["sendmsg"] < 1.5 * trips
+    assert steady["recv_into"] < 1.5 * trips
+    assert steady["sendmsg bytes"] + steady["recv_into bytes"] < 1200 * trips
+
+
 # --- Processes and threads --------------------------------------------------------------------------------------
 
 
