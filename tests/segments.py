@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import socket
+from pathlib import Path
 
 from amorsize_executor.wire.buffers import bring_back, send_all, set_aside
 from amorsize_executor.wire.segments import MOST, SegmentMap, SegmentPool, offer
@@ -47,8 +48,7 @@ class Pair:
 
 def segments_mapped():
     """Count the mappings of segments that this process has."""
-    with open("/proc/self/maps", encoding="utf-8") as file:
-        return sum("memfd:amorsize-buffer" in line for line in file)
+    return Path("/proc/self/maps").read_text(encoding="utf-8").count("memfd:amorsize-buffer")
 
 
 def segments_open():
@@ -56,7 +56,7 @@ def segments_open():
     count = 0
     for name in os.listdir("/proc/self/fd"):
         try:
-            count += "memfd:amorsize-buffer" in os.readlink(f"/proc/self/fd/{name}")
+            count += "memfd:amorsize-buffer" in str(Path(f"/proc/self/fd/{name}").readlink())
         except OSError:  # the listing's own
             continue
     return count

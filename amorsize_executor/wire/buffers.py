@@ -91,7 +91,7 @@ def check_all_came(buffers: Sequence[memoryview | None]) -> None:
     Raises:
         OSError: A buffer did not arrive, for this process had no descriptor left.
     """
-    if any(buffer is None for buffer in buffers):
+    if buffers and any(buffer is None for buffer in buffers):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 

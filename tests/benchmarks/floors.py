@@ -162,7 +162,7 @@ def fresh_segment_copy(amount: Amount) -> float:
 
 
 def segment_round_trip(amount: Amount) -> float:
-    """Copy an array of 4 MB into a mapped memfd, tell a forked process by a byte, and hear back; no pickle, no thread."""
+    """Copy an array of 4 MB into a mapped memfd, tell a forked process by a byte, and hear back, no pickle."""
     import numpy as np
 
     descriptor = os.memfd_create("floor")

@@ -141,7 +141,7 @@ def test_what_a_single_call_costs(counts):
 
 
 def test_what_an_array_costs_the_socket(counts):
-    """A large array travels beside the socket: what it costs there is what any call costs, once its segment is known."""
+    """A large array travels beside the socket: once its segment is known, it costs there what any call does."""
     import numpy as np
 
     trips, array = 50, np.arange(100_000)

@@ -1,4 +1,4 @@
-"""Law: whatever is sent, kept, let go of, forked or killed, in any order, what somebody sees never changes by itself."""
+"""Law: however buffers are sent, kept, let go of, forked or killed, what is in view never changes by itself."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def test_a_worker_that_is_gone(link, far_end):
 
 
 def test_too_many_descriptors_on_their_way(link, hub, far_end, monkeypatch):
-    """The system's bound on descriptors that nobody has received yet passes: the link tries again, and loses nothing."""
+    """The system's bound on descriptors that nobody has received yet: the link tries again, and loses nothing."""
 
     def refuse(*_args):
         raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
