@@ -192,8 +192,8 @@ class PipeLink:
         except OSError as error:
             if buffers.is_held_up(error):
                 self._reactor.call_later(buffers.RETRY_S, self._drain)
-                return
-            self._discard()  # the worker is gone; its death is told by other means
+            else:
+                self._discard()  # the worker is gone; its death is told by other means
         self._reactor.watch(self._connection.fileno(), self._ready)
 
     def _send_some(self) -> int:
