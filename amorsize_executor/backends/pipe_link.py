@@ -197,11 +197,10 @@ class PipeLink:
         self._reactor.watch(self._connection.fileno(), self._ready)
 
     def _send_some(self) -> int:
-        pieces = islice(self._out, _PIECES)
         if not self._passing:
-            return self._connection.sendmsg(list(pieces))
+            return self._connection.sendmsg(list(islice(self._out, _PIECES)))
         head, descriptors = self._passing[0]
-        before = list(takewhile(lambda piece: piece is not head, pieces))
+        before = list(takewhile(lambda piece: piece is not head, islice(self._out, _PIECES)))
         if before:
             return self._connection.sendmsg(before)
         sent = buffers.pass_descriptors(self._connection, head, descriptors)

@@ -119,15 +119,14 @@ def is_held_up(error: OSError) -> bool:
 
 def send_all(connection: socket.socket, pieces: Sequence[Bytes], descriptors: list[int]) -> None:
     """Send a frame through a blocking socket, descriptors with its first byte."""
-    if descriptors:
-        head, *pieces = pieces
-        while descriptors:
-            try:
-                head = memoryview(head)[pass_descriptors(connection, head, descriptors) :]
-            except OSError as error:
-                if not is_held_up(error):
-                    raise
-                time.sleep(RETRY_S)
-        connection.sendall(head)
+    while descriptors:
+        try:
+            sent = pass_descriptors(connection, pieces[0], descriptors)
+        except OSError as error:
+            if not is_held_up(error):
+                raise
+            time.sleep(RETRY_S)
+        else:
+            pieces = [memoryview(pieces[0])[sent:], *pieces[1:]]
     for piece in pieces:
         connection.sendall(piece)

@@ -41,6 +41,9 @@ Placed = tuple[int, int, bool, int, tuple[int, ...]]
 """A buffer in a segment: slot, bytes, is read-only; and of a new segment, whose descriptor comes along, its bytes, and
 the slots of those that were let go of for it. Only builtin types, as frames ask for."""
 
+NO_VIEWS: deque[memoryview | None] = deque()
+"""Of the many frames that place nothing; nobody takes from it."""
+
 _CREDIT = 4
 _MOST_TIMES_LARGER = 4
 _ANCILLARY_BYTES = 1100  # room for 253 descriptors, the most that one message takes
@@ -245,9 +248,9 @@ class SegmentMap:
 
         The descriptors of new segments came with the frame's first byte, so their messages are in the order of frames.
         """
-        views: deque[memoryview | None] = deque()
         if not placed:
-            return views
+            return NO_VIEWS
+        views: deque[memoryview | None] = deque()
         new = [(slot, capacity, dropped) for slot, _size, _is_readonly, capacity, dropped in placed if capacity]
         if new:
             descriptors = deque(self._messages.popleft())

@@ -148,7 +148,7 @@ class PipeRecorder:
             self._pending_bytes = 0
             self._flushed_ns = time.monotonic_ns()
             pieces = framing.frame(framing.OUTCOMES, (first, count, layout, end, placed), blobs)
-            self._send(pieces, self._pool.descriptors(placed) if self._pool is not None else [])
+            self._send(pieces, self._pool.descriptors(placed) if placed and self._pool is not None else ())
 
     def _flush_now_and_then(self) -> None:
         while True:
