@@ -23,10 +23,10 @@ import weakref
 from array import array
 from collections import deque
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 from amorsize_executor.system import has
+from amorsize_executor.wire.mapping import can_map, map_private, map_shared, write_all
 
 MOST = 32
 """Segments that one side fills; each takes descriptors on both."""
@@ -47,7 +47,6 @@ NO_VIEWS: deque[memoryview | None] = deque()
 _CREDIT = 4
 _MOST_TIMES_LARGER = 4
 _ANCILLARY_BYTES = 1100  # room for 253 descriptors, the most that one message takes
-_MOST_WRITTEN = 1 << 30  # bytes in one system call
 
 
 def offer(flags: memoryview, count: int) -> None:
@@ -162,6 +161,10 @@ class SegmentPool:
             os.close(self._unsent.popitem()[1])
         self._flags.release()
 
+    def abandon(self) -> None:
+        """Let go of everything, as a child that the segments do not belong to."""
+        self.close()
+
     def _free(self) -> list[int]:
         return [slot for slot in self._segments if self._flags[slot] == FREE]
 
@@ -180,7 +183,7 @@ class SegmentPool:
         try:
             descriptor = os.memfd_create("amorsize-buffer", os.MFD_CLOEXEC)
             os.ftruncate(descriptor, capacity)
-            _write(descriptor, raw)  # not through the mapping: this spares zeroing the pages, and can fail
+            write_all(descriptor, raw)  # not through the mapping: this spares zeroing the pages, and can fail
             self._segments[slot] = map_shared(descriptor, capacity)
         except (OSError, ValueError):  # no descriptors or no memory: the socket needs neither
             if descriptor >= 0:
@@ -302,6 +305,11 @@ class SegmentMap:
                 os.close(descriptor)
         self._flags.release()
 
+    def abandon(self) -> None:
+        """Close, as a child that the segments do not belong to: the flags are its parent's."""
+        self._flags.release()
+        self.close()
+
     def _enter(self, slot: int, capacity: int, descriptors: deque[int]) -> None:
         if not descriptors:  # this process may open no more
             return
@@ -333,29 +341,6 @@ class SegmentMap:
             self._flags[slot] = state
 
 
-@cache
-def can_map() -> bool:
-    """Tell whether this interpreter has what a receiver needs; that of the other side is the same."""
-    try:
-        import ctypes  # noqa: F401, PLC0415
-    except ImportError:
-        return False
-    return True
-
-
-def map_shared(descriptor: int, size: int) -> mmap.mmap:
-    """Map a file; the mapping keeps a descriptor of its own where it cannot do without."""
-    if sys.version_info >= (3, 13):
-        return mmap.mmap(descriptor, size, trackfd=False)
-    return mmap.mmap(descriptor, size)
-
-
-def _write(descriptor: int, raw: memoryview) -> None:
-    done = 0
-    while done < raw.nbytes:
-        done += os.pwrite(descriptor, raw[done : done + _MOST_WRITTEN], done)
-
-
 def _descriptors_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     found = array("i")
     for level, kind, data in ancillary:
@@ -364,43 +349,23 @@ def _descriptors_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     return list(found)
 
 
-@cache
-def _system_mmap() -> Any:
-    import ctypes  # noqa: PLC0415
-
-    function = ctypes.CDLL(None).mmap
-    function.restype = ctypes.c_void_p
-    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-    return function
-
-
-_MAP_FIXED = 0x10  # Linux, on all processors; the mmap module has no name for it
-
-
-def map_private(owner: Any, descriptor: int, size: int) -> None:
-    """Map the same file at the same place, so that what is written from now on stays with who writes it."""
-    import ctypes  # noqa: PLC0415
-
-    protection, kind = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | _MAP_FIXED
-    _system_mmap()(ctypes.addressof(owner), size, protection, kind, descriptor, 0)
-
-
 # --- Forks of this process --------------------------------------------------------------------------------------
 
 _sides: weakref.WeakSet[SegmentPool | SegmentMap] = weakref.WeakSet()
 
 
-def _before_fork() -> None:
+def give_up_all() -> None:
+    """Part what is in view from its segments, before a fork; and after it, for what another thread got in between."""
     for side in list(_sides):
         if isinstance(side, SegmentMap):
             side.give_up()
 
 
-def _after_fork() -> None:
+def _let_go_in_child() -> None:
     for side in list(_sides):
-        side.close()
+        side.abandon()
     allowance.reset()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
+    os.register_at_fork(before=give_up_all, after_in_parent=give_up_all, after_in_child=_let_go_in_child)

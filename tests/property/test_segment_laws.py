@@ -67,7 +67,7 @@ class Segments(RuleBasedStateMachine):
     @rule()
     def fork(self):
         """Do what happens before this process forks."""
-        segments._before_fork()
+        segments.give_up_all()
 
     @rule()
     def trim(self):

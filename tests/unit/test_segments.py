@@ -254,6 +254,19 @@ def test_a_forked_child_keeps_no_segments(pair):
     assert pair.send(content(2)) == [content(2)]
 
 
+def test_a_child_leaves_its_parents_flags_alone(pair):
+    """What another thread received while this one forked is the child's own, and still the parent's to release."""
+    (view,) = pair.send(content(1))
+    pair.map.abandon()
+    assert pair.flags[0] == USED
+    view[0] = 5
+    pair.pool._segments[0][1] = 9
+    assert (view[0], view[2]) == (5, 1)
+    assert pair.pool._segments[0][0] == 1
+    del view
+    assert pair.flags[0] == USED
+
+
 def test_a_killed_receiver_leaves_nothing():
     """The sender closes its side; no memory has a name."""
     pair = Pair()
