@@ -6,23 +6,36 @@ busy importing, holds up nobody else.
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import socket
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from itertools import islice, takewhile
 from typing import Any
 
 from amorsize_executor.backends.base import Chunk, ChunkReport, Group, Reactor, WorkerEvents
 from amorsize_executor.records import Lane, Measurement
-from amorsize_executor.wire import framing
+from amorsize_executor.wire import buffers, framing
 from amorsize_executor.wire.codec import Codec, are_plain
 from amorsize_executor.wire.functions import FULL, KEPT_BYTES, ONE, STAR, TABLE_SIZE
+from amorsize_executor.wire.segments import Placed, SegmentMap, SegmentPool, allowance, offer
 from amorsize_executor.wire.tracebacks import decode_error
-from amorsize_executor.worker.control_word import FINISHED, NEVER, RUNNING, STARTED_NS, STOP, copy_of, reset
+from amorsize_executor.worker.control_word import (
+    FINISHED,
+    NEVER,
+    RUNNING,
+    STARTED_NS,
+    STOP,
+    copy_of,
+    flags_of,
+    reset,
+)
 from amorsize_executor.worker.recorder import UNREADABLE
 
 _PIECES = 16  # buffers that one system call takes
+TRIM_S = 5.0
 
 
 class PipeLink:
@@ -51,12 +64,20 @@ class PipeLink:
         self._events = events
         self._reader = framing.FrameReader()
         self._out: deque[memoryview] = deque()
+        self._passing: deque[tuple[memoryview, list[int]]] = deque()  # pieces that descriptors go with
         self._shipped: OrderedDict[int, int] = OrderedDict()  # number -> pickled bytes
         self._shipped_bytes = 0
         self._bytes_in: dict[int, int] = {}
         self.is_killed = False
         self.kill: Callable[[], None] = self._kill_later
         self.hung_up: Callable[[], None] = lambda: None
+        flags, result_flags = flags_of(line, into_worker=True), flags_of(line, into_worker=False)
+        self._share = allowance.take()
+        offer(flags, self._share)
+        offer(result_flags, self._share)
+        self._pool, self._map = SegmentPool(flags), SegmentMap(result_flags)
+        self._uses_seen = 0
+        self._is_trimming = False
         connection.setblocking(False)  # noqa: FBT003
         reactor.watch(connection.fileno(), self._ready)
 
@@ -73,19 +94,22 @@ class PipeLink:
         failures: list[tuple[int, BaseException]] = []
         metas: list[tuple[Any, ...]] = []
         blobs: list[framing.Bytes] = []
+        placed: list[Placed] = []
         for group in chunk.groups:
             try:
                 self._ship(group)
             except BaseException as error:  # noqa: BLE001 - a function that does not pickle fails its calls
                 failures += [(group.first + index, error) for index in range(len(group.items))]
                 continue
-            for part in self._encode(group, failures):
-                metas.append(part[0])
-                blobs += part[1]
+            for meta, some in self._encode(group, failures, placed):
+                metas.append(meta)
+                blobs += some
         if metas:
-            meta = (chunk.number, chunk.flush_ns, chunk.stop_after_errors, metas)
-            self.sent_bytes = sum(map(len, blobs))
-            self._write(framing.frame(framing.CALLS, meta, blobs))
+            self.sent_bytes = sum(map(len, blobs)) + buffers.placed_bytes(placed)
+            meta = (chunk.number, chunk.flush_ns, chunk.stop_after_errors, metas, placed)
+            self._write(framing.frame(framing.CALLS, meta, blobs), self._pool.descriptors(placed))
+            if placed:
+                self._trim_when_idle()
         # Only now: a chunk may call more functions than are kept. Its last one stays, since the next may be like it.
         while len(self._shipped) > TABLE_SIZE or (self._shipped_bytes > KEPT_BYTES and len(self._shipped) > 1):
             dropped, size = self._shipped.popitem(last=False)
@@ -107,6 +131,7 @@ class PipeLink:
         self,
         group: Group,
         failures: list[tuple[int, BaseException]],
+        placed: list[Placed],
     ) -> Iterator[tuple[tuple[Any, ...], list[framing.Bytes]]]:
         """Yield (meta, blobs) of the parts of a group between the calls that do not pickle."""
         number, style, items = group.function.number, group.style, group.items
@@ -117,39 +142,43 @@ class PipeLink:
         if style == ONE and are_plain(items):
             data = pickle.dumps(items, 5)
             self._bytes_in[number] = self._bytes_in.get(number, 0) + len(data)
-            yield (number, style, group.first, len(items), len(data)), [data]
+            yield (number, style, group.first, len(items), None, len(data)), [data]
             return
         first = group.first
-        layout: list[tuple[int, ...]] = []
+        layout: list[buffers.Layout] = []
         blobs: list[framing.Bytes] = []
         for index, item in enumerate(items):
-            buffers: list[pickle.PickleBuffer] = []
+            beside: list[pickle.PickleBuffer] = []
             try:
-                data = self._codec.dumps(item, buffers)
+                data = self._codec.dumps(item, beside)
             except BaseException as error:  # noqa: BLE001 - arguments that do not pickle fail their call
                 failures.append((group.first + index, error))
                 if layout:
-                    yield (number, style, first, len(layout), layout), blobs
+                    yield (number, style, first, len(layout), layout, sum(map(len, blobs))), blobs
                 first, layout, blobs = group.first + index + 1, [], []
                 continue
-            raws = [buffer.raw() for buffer in buffers]
-            layout.append((len(data), *(-raw.nbytes if raw.readonly else raw.nbytes for raw in raws)))
-            blobs += [data, *raws]
-            self._bytes_in[number] = self._bytes_in.get(number, 0) + sum(map(abs, layout[-1]))
+            aside = buffers.set_aside(beside, self._pool)
+            layout.append((len(data), *aside.layout))
+            blobs += [data, *aside.raws]
+            placed += aside.placed
+            self._bytes_in[number] = self._bytes_in.get(number, 0) + len(data) + aside.nbytes
         if layout:
-            yield (number, style, first, len(layout), layout), blobs
+            yield (number, style, first, len(layout), layout, sum(map(len, blobs))), blobs
 
-    def _write(self, pieces: list[framing.Bytes]) -> None:
-        self._out.extend(memoryview(piece).cast("B") for piece in pieces)
+    def _write(self, pieces: list[framing.Bytes], descriptors: list[int] | None = None) -> None:
+        views = [memoryview(piece).cast("B") for piece in pieces]
+        if descriptors:
+            self._passing.append((views[0], descriptors))
+        self._out.extend(views)
         self._drain()
 
     def _drain(self) -> None:
         if not self.is_open:
-            self._out.clear()
+            self._discard()
             return
         try:
             while self._out:
-                sent = self._connection.sendmsg([self._out[index] for index in range(min(_PIECES, len(self._out)))])
+                sent = self._send_some()
                 while sent:
                     piece = self._out[0]
                     if sent < len(piece):
@@ -160,9 +189,29 @@ class PipeLink:
         except BlockingIOError:
             self._reactor.watch(self._connection.fileno(), self._ready, write=True)
             return
-        except OSError:  # the worker is gone; its death is told by other means
-            self._out.clear()
+        except OSError as error:
+            if buffers.is_held_up(error):
+                self._reactor.call_later(buffers.RETRY_S, self._drain)
+            else:
+                self._discard()  # the worker is gone; its death is told by other means
         self._reactor.watch(self._connection.fileno(), self._ready)
+
+    def _send_some(self) -> int:
+        if not self._passing:
+            return self._connection.sendmsg(list(islice(self._out, _PIECES)))
+        head, descriptors = self._passing[0]
+        before = list(takewhile(lambda piece: piece is not head, islice(self._out, _PIECES)))
+        if before:
+            return self._connection.sendmsg(before)
+        sent = buffers.pass_descriptors(self._connection, head, descriptors)
+        self._passing.popleft()
+        return sent
+
+    def _discard(self) -> None:
+        self._out.clear()
+        while self._passing:
+            for descriptor in self._passing.popleft()[1]:
+                os.close(descriptor)
 
     # --- frames in ---
 
@@ -176,7 +225,7 @@ class PipeLink:
         try:
             while self.is_open:
                 target = self._reader.target()
-                count = self._connection.recv_into(target)
+                count = self._map.receive_into(self._connection, target)
                 if not count:
                     self.close()
                     self.hung_up()
@@ -193,17 +242,24 @@ class PipeLink:
 
     def _take(self, kind: int, meta: tuple[Any, ...], blobs: memoryview) -> None:
         if kind == framing.OUTCOMES:
-            first, count, layout, end = meta
+            first, count, layout, end, placed = meta
             if count:
-                self._events.outcomes_arrived(self.worker, first, *self._decode(layout, blobs))
+                arrived = self._map.open(placed)
+                self._events.outcomes_arrived(self.worker, first, *self._decode(layout, blobs, arrived))
+            if placed:
+                self._trim_when_idle()
             if end is not None:
                 self._events.chunk_ended(self.worker, self._report(*end))
         elif kind == framing.READY:
             self._events.worker_ready(self.worker, meta[0])
+        elif kind == framing.TRIMMED:
+            self._map.drop(meta[0])
         elif kind == framing.INITIALIZER_FAILED:
             self._events.initializer_failed(self.worker, decode_error(self._codec, blobs))
 
-    def _decode(self, layout: Any, blobs: memoryview) -> tuple[list[Any], dict[int, BaseException]]:
+    def _decode(
+        self, layout: Any, blobs: memoryview, arrived: deque[memoryview | None]
+    ) -> tuple[list[Any], dict[int, BaseException]]:
         if layout is None:
             return pickle.loads(blobs), {}
         values: list[Any] = []
@@ -211,11 +267,7 @@ class PipeLink:
         offset = 0
         for failed, size, *buffer_sizes in layout:
             data, offset = blobs[offset : offset + size], offset + size
-            buffers = []
-            for buffer_size in buffer_sizes:
-                length = buffer_size if buffer_size >= 0 else -buffer_size - 1
-                view, offset = blobs[offset : offset + length], offset + length
-                buffers.append(view if buffer_size >= 0 else view.toreadonly())
+            beside, offset = buffers.bring_back(buffer_sizes, blobs, offset, arrived)
             try:
                 if failed:
                     error = errors[len(values)] = decode_error(self._codec, data)
@@ -223,7 +275,8 @@ class PipeLink:
                     if failed == UNREADABLE:
                         self._events.unreadable(self.worker, error)
                 else:
-                    values.append(self._codec.loads(data, buffers))
+                    buffers.check_all_came(beside)
+                    values.append(self._codec.loads(data, beside))
             except BaseException as error:  # noqa: BLE001 - a result that does not unpickle fails its call
                 errors[len(values)] = error
                 values.append(None)
@@ -247,6 +300,28 @@ class PipeLink:
             )
             records.append((function, measured))
         return ChunkReport(number, next_number, records, growth, gap_ns * 1e-9)
+
+    # --- segments that nobody uses ---
+
+    def _trim_when_idle(self) -> None:
+        """Look again after a while; the memory goes back once no buffer has travelled for so long."""
+        if not self._is_trimming:
+            self._is_trimming = True
+            self._uses_seen = self._uses
+            self._reactor.call_later(TRIM_S, self._trim)
+
+    def _trim(self) -> None:
+        self._is_trimming = False
+        if not self.is_open:
+            return
+        if self._uses != self._uses_seen:
+            self._trim_when_idle()
+            return
+        self._write(framing.frame(framing.TRIM, (self._pool.trim(),)))
+
+    @property
+    def _uses(self) -> int:
+        return self._pool.uses + self._map.opened
 
     # --- the control line ---
 
@@ -282,7 +357,11 @@ class PipeLink:
             self.is_open = False
             self._reactor.unwatch(self._connection.fileno())
             self._connection.close()
-            self._out.clear()
+            self._discard()
+            self._pool.close()
+            self._map.close()
+            allowance.give_back(self._share)
+            self.kill = self._kill_later  # a timer may hold us for a while, and need not hold the process
             line, self._line = self._line, copy_of(self._line)
             line.release()
 

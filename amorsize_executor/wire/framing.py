@@ -16,9 +16,9 @@ from typing import Any
 HEADER = struct.Struct("<BxxxIQ")
 
 # To the worker.
-CALLS, FUNCTION, FORGET, EXIT = 1, 2, 3, 4
+CALLS, FUNCTION, FORGET, EXIT, TRIM = 1, 2, 3, 4, 5
 # From the worker.
-READY, OUTCOMES, INITIALIZER_FAILED = 16, 17, 18
+READY, OUTCOMES, INITIALIZER_FAILED, TRIMMED = 16, 17, 18, 19
 
 Frame = tuple[int, tuple[Any, ...], memoryview]
 """(kind, meta, blobs)"""

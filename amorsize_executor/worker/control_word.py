@@ -14,14 +14,16 @@ import tempfile
 from typing import Any
 
 from amorsize_executor.system import has
+from amorsize_executor.wire.segments import MOST
 
 RUNNING, STARTED_NS, STOP, FINISHED = 0, 1, 2, 3
 """Words of a line: the call that runs or ran last; when it started (monotonic ns); the first call not to
 start; one past the last finished call."""
 
 NEVER = 1 << 62
-LINE_WORDS = 8  # a cache line of its own for each worker
+LINE_WORDS = 16  # cache lines of its own for each worker: the words, and the flags of segments
 SLOTS = 1024
+_FLAGS_AT = 64  # bytes
 
 
 def new_line() -> memoryview:
@@ -38,6 +40,12 @@ def reset(line: memoryview) -> memoryview:
     """Make a line ready for a new worker."""
     line[RUNNING], line[STARTED_NS], line[STOP], line[FINISHED] = -1, 0, NEVER, 0
     return line
+
+
+def flags_of(line: memoryview, *, into_worker: bool) -> memoryview:
+    """Return the flags of the segments that are filled by the parent, or by the worker; a byte each."""
+    begin = _FLAGS_AT + (0 if into_worker else MOST)
+    return line.cast("B")[begin : begin + MOST]
 
 
 class ControlBoard:

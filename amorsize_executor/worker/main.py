@@ -9,13 +9,18 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from amorsize_executor.wire import framing, main_module
+from amorsize_executor.wire.buffers import bring_back, check_all_came, send_all
 from amorsize_executor.wire.codec import Codec
 from amorsize_executor.wire.functions import FunctionCache
+from amorsize_executor.wire.segments import SegmentMap, SegmentPool
 from amorsize_executor.wire.tracebacks import encode_error
+from amorsize_executor.worker.control_word import flags_of
 from amorsize_executor.worker.recorder import PipeRecorder
 from amorsize_executor.worker.run_chunk import run_chunk
 
@@ -49,9 +54,8 @@ def work(
     settle_in(snapshot)
     codec = Codec(snapshot, into_worker=False)
 
-    def send(pieces: list[framing.Bytes]) -> None:
-        for piece in pieces:
-            connection.sendall(piece)
+    def send(pieces: list[framing.Bytes], descriptors: Sequence[int] = ()) -> None:
+        send_all(connection, pieces, list(descriptors))
 
     with contextlib.suppress(ConnectionError):  # the parent is gone: nothing is left to do
         if initializer is not None:
@@ -91,12 +95,16 @@ class _Worker:
         self._connection = connection
         self._line = line
         self._codec = codec
+        self._send = send
         self._functions = FunctionCache(codec)
-        self._recorder = PipeRecorder(send, codec)
+        self._map = SegmentMap(flags_of(line, into_worker=True))
+        self._pool = SegmentPool(flags_of(line, into_worker=False))
+        self._recorder = PipeRecorder(send, codec, self._pool)
 
     def serve(self) -> None:
         idle_since = time.monotonic_ns()
-        for kind, meta, blobs in frames_from(self._connection, framing.FrameReader()):
+        receive_into = partial(self._map.receive_into, self._connection)
+        for kind, meta, blobs in frames_from(receive_into, framing.FrameReader()):
             if kind == framing.CALLS:
                 self._run(meta, blobs, time.monotonic_ns() - idle_since)
                 flush_stdio()
@@ -106,23 +114,26 @@ class _Worker:
                 self._functions.store(number, bytes(blobs), fresh=fresh)
             elif kind == framing.FORGET:
                 self._functions.drop(meta[0])
+            elif kind == framing.TRIM:
+                self._map.drop(meta[0])
+                self._send(framing.frame(framing.TRIMMED, (self._pool.trim(),)))
             elif kind == framing.EXIT:
                 return
 
     def _run(self, meta: tuple[Any, ...], blobs: memoryview, gap_ns: int) -> None:
         """Run a chunk: groups of calls, each group of one function."""
-        chunk, flush_ns, stop_after_errors, groups = meta
+        chunk, flush_ns, stop_after_errors, groups, placed = meta
         first = groups[0][2]
         last = groups[-1]
         self._recorder.begin_chunk(first, last[2] + last[3] - first, flush_ns)
+        arrived = self._map.open(placed)
         offset, number = 0, first
-        for function, style, number, count, layout in groups:
-            size = layout if isinstance(layout, int) else sum(map(abs, sum(layout, ())))
+        for function, style, number, count, layout, size in groups:
             data = blobs[offset : offset + size]
             items = (
                 iter(pickle.loads(data))
-                if isinstance(layout, int)
-                else _Items(self._codec, layout, data, self._recorder)
+                if layout is None
+                else _Items(self._codec, layout, data, arrived, self._recorder)
             )
             offset += size
             self._recorder.begin_group(number)
@@ -142,10 +153,10 @@ class _Worker:
         self._recorder.end_chunk(chunk, number, gap_ns)
 
 
-def frames_from(connection: socket.socket, reader: framing.FrameReader) -> Iterator[framing.Frame]:
+def frames_from(receive_into: Callable[[memoryview], int], reader: framing.FrameReader) -> Iterator[framing.Frame]:
     """Yield frames until the other side hangs up."""
     while True:
-        count = connection.recv_into(reader.target())
+        count = receive_into(reader.target())
         if not count:
             return
         yield from reader.received(count)
@@ -154,29 +165,34 @@ def frames_from(connection: socket.socket, reader: framing.FrameReader) -> Itera
 class _Items(Iterator[Any]):
     """A group's arguments, each unpickled when its call is about to start, so that a failure is that call's.
 
-    The layout tells per item (pickle size, buffer sizes...), a read-only buffer's size negative.
+    The layout tells per item the pickle's size and those of its buffers, as ``buffers`` has them.
     """
 
-    def __init__(self, codec: Codec, layout: list[tuple[int, ...]], blobs: memoryview, recorder: PipeRecorder) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        layout: list[Any],
+        blobs: memoryview,
+        arrived: deque[memoryview | None],
+        recorder: PipeRecorder,
+    ) -> None:
         self._recorder = recorder
         self._codec = codec
         self._layout = iter(layout)
         self._blobs = blobs
+        self._arrived = arrived
         self._offset = 0
 
     def __next__(self) -> Any:
-        size, *buffer_sizes = next(self._layout)
-        data = self._cut(size)
-        buffers = [self._cut(size) if size >= 0 else self._cut(-size).toreadonly() for size in buffer_sizes]
+        size, *beside = next(self._layout)
+        begin, end = self._offset, self._offset + size
+        buffers, self._offset = bring_back(beside, self._blobs, end, self._arrived)
         try:
-            return self._codec.loads(data, buffers)
+            check_all_came(buffers)
+            return self._codec.loads(self._blobs[begin:end], buffers)
         except BaseException as error:
             self._recorder.unreadable = error
             raise
-
-    def _cut(self, size: int) -> memoryview:
-        begin, self._offset = self._offset, self._offset + size
-        return self._blobs[begin : self._offset]
 
 
 def flush_stdio() -> None:

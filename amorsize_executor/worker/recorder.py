@@ -13,10 +13,13 @@ import pickle
 import resource
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from amorsize_executor.wire import framing
+from amorsize_executor.wire.buffers import Layout, set_aside
 from amorsize_executor.wire.codec import PLAIN, Codec, are_plain
+from amorsize_executor.wire.segments import Placed, SegmentPool
 from amorsize_executor.wire.tracebacks import encode_error
 from amorsize_executor.worker.run_chunk import FRAMES_OF_OURS
 
@@ -37,11 +40,12 @@ PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 class Encoded:
     """An outcome that is already bytes."""
 
-    __slots__ = ("blobs", "layout")
+    __slots__ = ("blobs", "layout", "placed")
 
-    def __init__(self, layout: tuple[int, ...], blobs: list[framing.Bytes]) -> None:
+    def __init__(self, layout: Layout, blobs: list[framing.Bytes], placed: Sequence[Placed] = ()) -> None:
         self.layout = layout
         self.blobs = blobs
+        self.placed = placed
 
 
 class PipeRecorder:
@@ -50,9 +54,10 @@ class PipeRecorder:
     The main thread appends and measures; flushing may be done by either thread, under the lock.
     """
 
-    def __init__(self, send: Any, codec: Codec) -> None:
+    def __init__(self, send: Any, codec: Codec, pool: SegmentPool | None = None) -> None:
         self._send = send
         self._codec = codec
+        self._pool = pool
         self._lock = threading.Lock()
         self._out: list[Any] = []
         self._first = 0
@@ -138,11 +143,12 @@ class PipeRecorder:
                 return
             batch = self._out[:count]
             del self._out[:count]
-            layout, blobs = lay_out(batch)
+            layout, blobs, placed = lay_out(batch)
             first, self._first = self._first, self._first + count
             self._pending_bytes = 0
             self._flushed_ns = time.monotonic_ns()
-            self._send(framing.frame(framing.OUTCOMES, (first, count, layout, end), blobs))
+            pieces = framing.frame(framing.OUTCOMES, (first, count, layout, end, placed), blobs)
+            self._send(pieces, self._pool.descriptors(placed) if placed and self._pool is not None else ())
 
     def _flush_now_and_then(self) -> None:
         while True:
@@ -160,12 +166,11 @@ class PipeRecorder:
             data = self._codec.dumps(value, buffers)
         except BaseException as error:  # noqa: BLE001 - a result that cannot travel is the call's error
             return self._encode_error(error, 0, ERROR)
-        raws = [buffer.raw() for buffer in buffers]
-        if raws:
-            raws = [memoryview(bytes(raw)) if not raw.readonly else raw for raw in raws]
-        self._count_bytes(len(data) + sum(raw.nbytes for raw in raws))
-        sizes = (-raw.nbytes - 1 if buffer.raw().readonly else raw.nbytes for buffer, raw in zip(buffers, raws))
-        return Encoded((VALUE, len(data), *sizes), [data, *raws])
+        aside = set_aside(buffers, self._pool)
+        # A call may go on with what it has returned: what travels later is copied now, as a pickle would.
+        raws = [raw if raw.readonly else memoryview(bytes(raw)) for raw in aside.raws]
+        self._count_bytes(len(data) + aside.nbytes)
+        return Encoded((VALUE, len(data), *aside.layout), [data, *raws], aside.placed)
 
     def _encode_error(self, error: BaseException, skip_frames: int, kind: int) -> Encoded:
         data = encode_error(self._codec, error, skip_frames)
@@ -178,19 +183,21 @@ class PipeRecorder:
         self._meter.bytes_out += size
 
 
-def lay_out(batch: list[Any]) -> tuple[Any, list[framing.Bytes]]:
-    """Return (layout, blobs) of outcomes; the layout is None where all travel in one pickle."""
+def lay_out(batch: list[Any]) -> tuple[Any, list[framing.Bytes], list[Placed]]:
+    """Return (layout, blobs, buffers in segments) of outcomes; the layout is None where all travel in one pickle."""
     if are_plain(batch):
-        return None, [pickle.dumps(batch, 5)]
-    layout: list[tuple[int, ...]] = []
+        return None, [pickle.dumps(batch, 5)], []
+    layout: list[Layout] = []
     blobs: list[framing.Bytes] = []
+    placed: list[Placed] = []
     for item in batch:
         if type(item) is not Encoded:
             data = pickle.dumps(item, 5)
             item = Encoded((VALUE, len(data)), [data])  # noqa: PLW2901
         layout.append(item.layout)
         blobs += item.blobs
-    return layout, blobs
+        placed += item.placed
+    return layout, blobs, placed
 
 
 class Meter:

@@ -261,7 +261,7 @@ def main(control_descriptor: int) -> NoReturn:
     from amorsize_executor.worker.main import frames_from  # noqa: PLC0415
 
     _kind, (parent_pid, path, argv, authkey, depth, board, tracker, preload), blobs = next(
-        frames_from(control, framing.FrameReader(ahead=0))  # what follows comes with descriptors
+        frames_from(control.recv_into, framing.FrameReader(ahead=0))  # what follows comes with descriptors
     )
     sys.path[:], sys.argv[:] = path, argv
     multiprocessing.current_process().authkey = authkey

@@ -110,7 +110,7 @@ FIGURES = {
         "NumPy arrays of 4 MB in and out, isolated, steady: per array and direction against a warm copy in memory",
         *("ratio", 6.0, ARRAY_PARTS),
         mean_ratio("arrays.adaptive", "floor.memory_copy"),
-        ("floor.segment_copy", "floor.fresh_segment_copy"),
+        ("floor.segment_copy", "floor.fresh_segment_copy", "floor.segment_round_trip"),
     ),
     "arrays_pickle": Figure(
         "the same against pickle through a pipe",

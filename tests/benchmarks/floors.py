@@ -161,10 +161,38 @@ def fresh_segment_copy(amount: Amount) -> float:
     return median_time(copy, amount(200))
 
 
+def segment_round_trip(amount: Amount) -> float:
+    """Copy an array of 4 MB into a mapped memfd, tell a forked process by a byte, and hear back, no pickle."""
+    import numpy as np
+
+    descriptor = os.memfd_create("floor")
+    os.ftruncate(descriptor, ARRAY_BYTES)
+    mapped = mmap.mmap(descriptor, ARRAY_BYTES)
+
+    def serve(connection: socket.socket) -> None:
+        array = np.frombuffer(mapped, np.uint8)
+        while connection.recv(1):
+            connection.sendall(bytes([array[-1]]))
+
+    source, target = np.ones(ARRAY_BYTES, np.uint8), np.frombuffer(mapped, np.uint8)
+    connection, pid = fork_and_serve(serve)
+
+    def ask() -> bytes:
+        np.copyto(target, source)
+        connection.sendall(b"?")
+        return connection.recv(1)
+
+    assert ask() == b"\1"
+    median_time(ask, amount(50))
+    seconds = median_time(ask, amount(1000))
+    end(connection, pid)
+    return seconds
+
+
 FLOORS: dict[str, Callable[[Amount], float]] = {
     f"floor.{measure.__name__}": measure
     for measure in (
         *(socket_round_trip, futures_alone, forked_pair, forked_crew, forked_crew_with_numpy),
-        *(memory_copy, segment_copy, fresh_segment_copy),
+        *(memory_copy, segment_copy, fresh_segment_copy, segment_round_trip),
     )
 }

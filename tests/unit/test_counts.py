@@ -20,7 +20,7 @@ RESULTS = 1000
 def test_outcomes_of_a_chunk_leave_in_one_piece():
     """A thousand small results leave a worker in one frame and one system call, with five bytes for each."""
     frames = []
-    recorder = PipeRecorder(frames.append, Codec(None, into_worker=False))
+    recorder = PipeRecorder(lambda pieces, _descriptors: frames.append(pieces), Codec(None, into_worker=False))
     recorder.begin_chunk(0, 1, NEVER_NS)
     recorder.begin_group(0)
     for number in range(RESULTS):

@@ -114,10 +114,10 @@ def test_a_function_is_shipped_once_to_each_worker(monkeypatch, function):
     shipped = []
     plain = PipeLink._write
 
-    def count(self, pieces):
+    def count(self, pieces, *descriptors):
         if pieces[0][0] == framing.FUNCTION:
             shipped.append(self.worker)
-        plain(self, pieces)
+        plain(self, pieces, *descriptors)
 
     monkeypatch.setattr(PipeLink, "_write", count)
     with AdaptiveExecutor(max_workers=2, isolate=True) as executor:

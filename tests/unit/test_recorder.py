@@ -21,8 +21,9 @@ class Sent:
     def __init__(self):
         self.frames = []
 
-    def __call__(self, pieces):
+    def __call__(self, pieces, descriptors):
         """Take a frame apart."""
+        assert not descriptors
         reader = framing.FrameReader()
         data = b"".join(bytes(piece) for piece in pieces)
         while data:
@@ -31,8 +32,8 @@ class Sent:
             target[:count] = data[:count]
             data = data[count:]
             frames = reader.received(count)
-        ((kind, (first, count, layout, end), blobs),) = frames
-        assert kind == framing.OUTCOMES
+        ((kind, (first, count, layout, end, placed), blobs),) = frames
+        assert (kind, placed) == (framing.OUTCOMES, [])
         self.frames.append((first, count, layout, end, bytes(blobs)))
 
 
