@@ -100,9 +100,11 @@ def _descendants(process: str) -> Iterator[int]:
 def _descriptors() -> Iterator[tuple[str, str]]:
     for fd in os.listdir("/proc/self/fd"):
         try:
-            yield fd, os.readlink(f"/proc/self/fd/{fd}")
+            target = os.readlink(f"/proc/self/fd/{fd}")
         except OSError:  # the descriptor of this very listing
             continue
+        if not target.endswith(".ttf"):  # matplotlib keeps its fonts open
+            yield fd, target
 
 
 def _named_files() -> Iterator[str]:
