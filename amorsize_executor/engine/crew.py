@@ -48,6 +48,11 @@ class Worker:
         return last + len(span) - self.in_hand[0][0]
 
     @property
+    def errors_in_hand(self) -> int:
+        """How many errors nobody has heard of yet a chunk with a bound may have made, or may still make."""
+        return min(self.stop_after_errors, self.calls_in_hand) if self.is_chunk_open else 0
+
+    @property
     def is_free(self) -> bool:
         """Whether the worker is ready and has nothing to do."""
         return self.is_ready and not self.is_busy and not self.is_retiring

@@ -364,7 +364,8 @@ class Engine:
         for worker in idle:
             if not (self.queue.count or self.losses.suspects):
                 break
-            self._send(worker)
+            if self._gate is None or self.losses.suspects or self._gate.has_room(worker):
+                self._send(worker)
         self._relieve()
         self._balance.even_out()
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _MOST_ASKED = 1024
 """After so many calls that did not travel, what they were answered with is delivered before others are asked."""
 
+_BOUNDED_FLUSH_NS = 2_000_000
+"""Where errors are counted, outcomes go home after so much work."""
+
 _SHORT_S = 0.1
 """Where calls may run no longer than this, outcomes go home at once, before their worker may have to be stopped."""
 
@@ -226,6 +229,7 @@ class Gate:
         bounds = [span.call.stop_after_errors for span in spans if span.call.stop_after_errors]
         if bounds:
             worker.stop_after_errors = self._share(worker, min(bounds))
+            flush_ns = min(flush_ns, _BOUNDED_FLUSH_NS)
         limits = [span.call.timeout_s for span in spans if span.call.timeout_s]
         if limits and self._engine.backend.capabilities.can_kill:
             worker.timeout_s = min(limits)
@@ -236,26 +240,38 @@ class Gate:
 
     def _share(self, worker: Worker, left: int) -> int:
         """Return how many of the errors that are left until a breaker opens may be made in one more chunk."""
-        crew = self._engine.workers.values()
-        granted = sum(other.stop_after_errors for other in crew if other is not worker and other.is_chunk_open)
-        return max(1, min(left - granted, left // max(1, len(crew))))
+        granted = self._granted(worker)
+        return max(1, min(left - granted, left // max(1, len(self._engine.workers))))
+
+    def _granted(self, worker: Worker) -> int:
+        """Count the errors that other workers may have made, or may still make, that nobody has heard of."""
+        return sum(other.errors_in_hand for other in self._engine.workers.values() if other is not worker)
+
+    def has_room(self, worker: Worker) -> bool:
+        """Tell whether a worker may have another chunk: with one error in it, no more reach a service than may.
+
+        That is the errors that open the breaker, and one for each other worker, whose call runs already.
+        """
+        head = self._engine.queue.head()
+        pipeline = None if head is None else head.source.pipeline
+        left = None if pipeline is None else pipeline.errors_left()
+        return not left or self._granted(worker) + 1 <= left + len(self._engine.workers) - 1
 
     def _cut_short(self, pipeline: Pipeline) -> None:
         """Take back what workers have not started where they could make more errors than are left.
 
-        Each may make one, since its call runs already; all but one of these come on top.
+        Each may make one, since its call runs already, or is about to; all but one of these come on top.
         """
         left = pipeline.errors_left()
         if left is None:
             return
         crew = self._engine.workers.values()
         busy = [worker for worker in crew if worker.in_hand and worker.in_hand[0][1].source.pipeline is pipeline]
-        surplus = sum(worker.stop_after_errors for worker in busy) - (left + len(crew) - 1)
-        for worker in sorted(busy, key=lambda worker: -worker.stop_after_errors):
-            if left and (surplus <= 0 or worker.stop_after_errors <= 1):
+        surplus = sum(worker.errors_in_hand for worker in busy) + len(crew) - len(busy) - (left + len(crew) - 1)
+        for worker in sorted(busy, key=lambda worker: -worker.errors_in_hand):
+            if left and (surplus <= 0 or worker.errors_in_hand <= 1):
                 return
-            surplus -= worker.stop_after_errors - 1
-            worker.stop_after_errors = 1
+            surplus -= worker.errors_in_hand - 1
             self._engine.recall(worker)
 
     # --- on the way back ---
