@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, MappingView, Sequence, Set
 from typing import Any
 
 from amorsize_executor.advice.arguments import count_items
+
+
+_CONTAINERS = (Sequence, Set, Mapping, MappingView)
+"""What gives the same items each time; a length and a way to iterate, as a drained queue has them too, say less."""
 
 
 class Resumed(Iterator[Any]):
@@ -48,7 +52,7 @@ class Supply:
         self.total = count_items(data)
         self.error: Exception | None = None
         self._data = data
-        self._begins_anew = isinstance(data, Collection) and not isinstance(data, Iterator)
+        self._begins_anew = isinstance(data, _CONTAINERS) or hasattr(type(data), "__array__")
         self._source: Iterator[Any] | None = None
         self.ahead: list[tuple[int, Any]] = []
         if isinstance(data, Sequence) and self.total is not None:

@@ -1,5 +1,6 @@
 """Items taken ahead as a sample are neither lost nor doubled."""
 
+import numpy as np
 import pytest
 
 from amorsize_executor.advice.supply import Supply, spread
@@ -59,6 +60,40 @@ def test_iterables_without_length_are_asked_once():
     supply = Supply(data, 5)
     assert list(supply.complete()) == list(range(30))
     assert data.asked == 1
+
+
+class Drained:
+    """Has a length and a way to iterate, and gives each item once, to whoever iterates it."""
+
+    def __init__(self, items):
+        self.items = list(items)
+
+    def __len__(self):
+        return len(self.items)
+
+    def __contains__(self, item):
+        return item in self.items
+
+    def __iter__(self):
+        while self.items:
+            yield self.items.pop(0)
+
+
+def test_a_collection_that_gives_each_item_once_loses_none():
+    """Its length and its look of a container do not say that it begins anew."""
+    supply = Supply(Drained(range(20)), 5)
+    assert supply.total == 20
+    assert list(supply.complete()) == list(range(20))
+    supply = Supply(Drained(range(20)), 5)
+    assert list(supply.without({0, 1, 2, 3, 4})) == list(range(5, 20))
+
+
+def test_arrays_begin_anew():
+    """NumPy's arrays are no sequences to the standard library, and come back as they are."""
+    data = np.arange(20)
+    supply = Supply(data, 5)
+    assert supply.complete() is data
+    assert list(supply.without({0, 1, 2, 3, 4})) == list(range(5, 20))
 
 
 def test_a_source_that_ends_early_has_a_length():
