@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -9,6 +10,7 @@ import pickle
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -135,6 +137,26 @@ def wait_for_file(path: str | Path, value: Any = None) -> Any:
             raise TimeoutError(message)
         time.sleep(POLL_S)
     return value
+
+
+def start_and_hang(started: Path | None) -> None:
+    """Touch a file and go on until the process is killed; with None, return at once."""
+    if started is not None:
+        started.touch()
+        while True:
+            time.sleep(60)
+
+
+@contextlib.contextmanager
+def interrupt_when_there(path: Path) -> Iterator[None]:
+    """Press Ctrl-C once a file is there."""
+    main = threading.main_thread()
+    presser = threading.Thread(target=lambda: (wait_for_file(path), signal.pthread_kill(main.ident, signal.SIGINT)))
+    presser.start()
+    try:
+        yield
+    finally:
+        presser.join()
 
 
 def unpicklable_result() -> object:

@@ -191,6 +191,9 @@ class Stopwatch:
             raise self._too_slow(name) from error
         except Exception as error:
             raise ExecutionError(name, repr(error)) from error
+        except KeyboardInterrupt:
+            executor.kill_workers()
+            raise
         finally:
             executor.shutdown(cancel_futures=True)
 

@@ -134,6 +134,10 @@ class StreamingOptimizationResult:
                     yield outcome.error
                 elif on_error == "raise":
                     raise_error(outcome)
+        except KeyboardInterrupt:
+            if own is not None:
+                own.kill_workers()  # as at the end of a with block: nobody waits for calls that run
+            raise
         finally:
             getattr(stream, "close", int)()
             if own is not None:

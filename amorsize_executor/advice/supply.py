@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, MappingView, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, MappingView, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from amorsize_executor.advice.arguments import count_items
 
-
-_CONTAINERS = (Sequence, Set, Mapping, MappingView)
+_CONTAINERS = (Sequence, AbstractSet, Mapping, MappingView)
 """What gives the same items each time; a length and a way to iterate, as a drained queue has them too, say less."""
 
 

@@ -18,7 +18,7 @@ from amorsize_executor import (
 )
 from amorsize_executor.advice import benchmark
 from amorsize_executor.advice.benchmark import Stopwatch
-from tests.payloads import exit_now, kill_self, raise_value_error, square
+from tests.payloads import exit_now, interrupt_when_there, kill_self, raise_value_error, square, start_and_hang
 
 pytestmark = pytest.mark.slow
 
@@ -187,6 +187,13 @@ def test_time_runs_out_in_workers(tmp_path):
 
     watch = Stopwatch(wait_for_file, [str(tmp_path / "never")], 0.05)
     with pytest.raises(TimeoutError, match=r"timeout of 0\.05 s"):
+        watch.time_workers(1, 1, "process")
+
+
+def test_an_interrupt_stops_calls_that_run(tmp_path):
+    """Nobody waits for them."""
+    watch = Stopwatch(start_and_hang, [tmp_path / "started"], 60)
+    with interrupt_when_there(tmp_path / "started"), pytest.raises(KeyboardInterrupt):
         watch.time_workers(1, 1, "process")
 
 

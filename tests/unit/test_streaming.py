@@ -10,7 +10,7 @@ from amorsize_executor import AdaptiveExecutor, RetryPolicy, StreamingOptimizati
 from amorsize_executor.advice import streaming
 from amorsize_executor.advice.streaming import choose_buffer_bytes
 from amorsize_executor.tuning.machine import Machine
-from tests.payloads import count_execution, identity, read_executions, square
+from tests.payloads import count_execution, identity, interrupt_when_there, read_executions, square, start_and_hang
 from tests.pretending import GIB, Pretence
 
 pytestmark = pytest.mark.slow
@@ -247,3 +247,10 @@ def test_explain_is_the_profile(pretend):
     result = optimize_streaming(pretend.calls(0.01) and square, range(1000), profile=True)
     assert "WORKLOAD ANALYSIS" in result.explain()
     assert result.profile.total_items == 1000
+
+
+def test_an_interrupt_stops_calls_that_run(tmp_path):
+    """As at the end of a ``with`` block, nobody waits for them."""
+    result = optimize_streaming(start_and_hang, iter([None] * 5 + [tmp_path / "started"]))
+    with interrupt_when_there(tmp_path / "started"), pytest.raises(KeyboardInterrupt):
+        list(result.run(isolate=True))
