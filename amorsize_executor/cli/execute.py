@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from amorsize_executor.cli import data, task
 from amorsize_executor.cli.dlq import count
-from amorsize_executor.cli.main import UsageError
 from amorsize_executor.cli.render import Renderer, dump_json, wrap
 from amorsize_executor.errors import AmorsizeError, StorageError
 from amorsize_executor.wording import say_count, say_seconds
@@ -61,7 +59,6 @@ def run(arguments: argparse.Namespace, renderer: Renderer) -> None:
     """Run the calls, write their results, and say how it went."""
     function, items = task.task_of(arguments)
     is_document = renderer.form != "text"
-    refuse_to_overwrite(arguments)
     writer = Writer(arguments, renderer.out, keeps_all=is_document and arguments.output == "-")
     began = time.perf_counter()
     with open_output(arguments.output, renderer.out, is_document=is_document) as writer.out:
@@ -169,8 +166,8 @@ class Run:
             most = min(result.n_jobs, self._arguments.workers or result.n_jobs)
             options |= {"backend": result.backend, "max_workers": most}
         sampled = outcomes_of(result)
-        self._stream(options, supply_of(result).without(sampled.keys()), sampled)
-        return {"optimization": task.facts_of(self._arguments, result)}
+        executor = self._stream(options, supply_of(result).without(sampled.keys()), sampled)
+        return {"optimization": task.facts_of(self._arguments, result), "ran": describe_crew(executor)}
 
     def _begin_with_nothing(self, options: dict[str, Any]) -> dict[str, Any]:
         """Run all calls through the executor, whose first calls are its sample: layers are to see every call."""
@@ -180,7 +177,7 @@ class Run:
         executor = self._stream(options, self._items, {})
         calls = self._writer.count + self._writer.errors
         result: OptimizationResult = describe_run(executor, calls, time.perf_counter() - began)
-        return {"optimization": task.facts_of(self._arguments, result)}
+        return {"optimization": task.facts_of(self._arguments, result), "ran": describe_crew(executor)}
 
     def _begin_with_plan(self, options: dict[str, Any]) -> dict[str, Any]:
         from amorsize_executor.advice.config import load_config  # noqa: PLC0415 - loads the tuner
@@ -189,12 +186,13 @@ class Run:
         options["config"] = plan
         if plan.executor_type != "process":
             options["backend"] = "thread" if plan.executor_type == "thread" else "caller"
-        self._stream(options, self._items, {})
+        executor = self._stream(options, self._items, {})
         return {
             "config_source": self._arguments.load_config,
             "n_jobs": plan.n_jobs,
             "chunksize": plan.chunksize,
             "executor_type": plan.executor_type,
+            "ran": describe_crew(executor),
         }
 
     def _stream(self, options: dict[str, Any], items: Iterable[Any], sampled: dict[int, Outcome]) -> AdaptiveExecutor:
@@ -220,6 +218,17 @@ class Run:
             self._draw("", 1.0 if is_last else min(done / self._total, 0.99))
 
 
+def describe_crew(executor: AdaptiveExecutor) -> dict[str, Any]:
+    """Return what an executor that has ended came to do, whatever was recommended: workers, chunk size and lane."""
+    facts = executor.stats()
+    return {
+        "workers_started": facts["workers_started"],
+        "calls_run_by_the_caller": facts["calls_run_by_the_caller"],
+        "chunksize": facts["chunksize"],
+        "lane": facts["lane"],
+    }
+
+
 @contextlib.contextmanager
 def open_output(path: str, out: TextIO, *, is_document: bool) -> Iterator[TextIO | None]:
     """Yield where result lines go; None for nowhere, where they are part of the answer."""
@@ -234,22 +243,14 @@ def open_output(path: str, out: TextIO, *, is_document: bool) -> Iterator[TextIO
         yield file
 
 
-def refuse_to_overwrite(arguments: argparse.Namespace) -> None:
-    """Raise if the results would be written over the items."""
-    source, target = arguments.data_file, arguments.output
-    if source is not None and target != "-" and Path(target).exists() and os.path.samefile(source, target):  # noqa: PTH121
-        message = f"--output {target} is the file that the items are read from; give it another name"
-        raise UsageError(message)
-
-
 def tell(arguments: argparse.Namespace, facts: dict[str, Any], renderer: Renderer) -> None:
     """Say how it went: as the answer, or, where stdout has the results, on stderr."""
     took_s, done = facts["execution_time"], facts["results_count"]
     line = f"{say_count(done, 'result')} in {say_seconds(took_s)}"
     if facts["errors_count"]:
         line += f", {say_count(facts['errors_count'], 'call')} failed"
-    plan = facts.get("optimization", facts)
-    lines = [f"{line}; n_jobs={plan['n_jobs']}, chunksize={plan['chunksize']}, {plan['executor_type']}"]
+    plan, workers = facts.get("optimization", facts), facts["ran"]["workers_started"]
+    lines = [f"{line}; {say_count(workers, 'worker') if workers else 'no workers: this process'} ran the calls"]
     if "reason" in plan and not arguments.quiet:
         lines += wrap(f"Reason: {plan['reason']}")
     if renderer.form != "text" or arguments.output != "-":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amorsize_executor.cli import data
+from amorsize_executor.cli.main import UsageError
 from amorsize_executor.cli.render import FORMATS, Renderer, wrap
 from amorsize_executor.cli.target import load_function
 
@@ -58,8 +59,27 @@ def task_of(arguments: argparse.Namespace) -> tuple[Callable[..., Any], data.Sou
 
     Raises:
         ValueError: There is no such function or file.
+        UsageError: The answer would be written over something that is read.
     """
+    refuse_to_overwrite(arguments)
     return load_function(arguments.function), data.items_of(arguments)
+
+
+def refuse_to_overwrite(arguments: argparse.Namespace) -> None:
+    """Raise if what is written would replace what is read, or the other thing that is written."""
+    named = {name: getattr(arguments, name, None) for name in ("data_file", "load_config", "memory", "output")}
+    taken = {f"--{name.replace('_', '-')}": path for name, path in named.items() if path not in {None, "-"}}
+    taken["the function's module"] = arguments.function.rpartition(":")[0]
+    for option, target in (("--output", named["output"]), ("--export", arguments.export)):
+        for other, path in taken.items():
+            if target is not None and other != option and is_same_file(Path(target), Path(path)):
+                message = f"{option} {target} would be written over {other}; give it another name"
+                raise UsageError(message)
+
+
+def is_same_file(one: Path, other: Path) -> bool:
+    """Tell whether two paths lead to one file, which need not exist."""
+    return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
 
 
 def recommend(

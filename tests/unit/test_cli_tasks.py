@@ -217,14 +217,36 @@ def test_results_go_to_a_file(amorsize, tmp_path):
     assert len(path.read_text(encoding="utf-8").splitlines()) == 3
 
 
-def test_results_are_never_written_over_the_items(amorsize, tmp_path):
-    """That would empty the file before it is read."""
-    path = tmp_path / "items.txt"
-    path.write_text("a\nb\n", "utf-8")
-    status, out, err = amorsize("execute", IDENTITY, "--data-file", path, "-o", path)
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--output", "items.txt"),
+        ("--export", "items.txt"),
+        ("--export", "./items.txt"),
+        ("--output", "out.jsonl", "--export", "out.jsonl"),
+        ("--export", "work.py"),
+        ("--memory", "memory.db", "--export", "memory.db"),
+    ],
+)
+def test_nothing_that_is_read_is_written_over(amorsize, options, tmp_path, monkeypatch):
+    """That would empty a file before it is read, or lose one of two answers."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "items.txt").write_text("a\nb\n", "utf-8")
+    (tmp_path / "work.py").write_text("def same(item):\n    return item\n", "utf-8")
+    status, out, err = amorsize("execute", "work.py:same", "--data-file", "items.txt", *options)
     assert (status, out) == (2, "")
     assert "give it another name" in err
-    assert path.read_text(encoding="utf-8") == "a\nb\n"
+    assert (tmp_path / "items.txt").read_text(encoding="utf-8") == "a\nb\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["items.txt", "work.py"]
+
+
+def test_the_summary_tells_what_ran_the_calls(amorsize):
+    """Not what was recommended."""
+    _status, _out, err = amorsize("execute", SQUARE, "--data-range", 5)
+    assert "no workers: this process ran the calls" in err
+    answer = json.loads(amorsize("execute", SQUARE, "--data-range", 50, "--json", "--timeout", 60)[1])
+    assert answer["ran"]["workers_started"] >= 1
+    assert answer["ran"]["calls_run_by_the_caller"] == 0
 
 
 @pytest.mark.parametrize(
