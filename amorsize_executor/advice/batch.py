@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from amorsize_executor.advice.arguments import check_flags, check_share, check_task
-from amorsize_executor.advice.collecting import Watch, collect
+from amorsize_executor.advice.collecting import Watch, collect, outcomes_of_calls, raise_error
 from amorsize_executor.advice.narration import Narration
 from amorsize_executor.advice.supply import spread
 from amorsize_executor.errors import InvalidParameterError
@@ -51,7 +51,8 @@ def process_in_batches(
     """Call ``func`` with each item, batch after batch, so that no more than one batch is in memory.
 
     Items are pulled when their batch begins. One executor runs all batches, so workers stay and what it has learned
-    too. Without ``batch_size`` the first batch is small; what its items and results weigh gives the size of the next.
+    too. Without ``batch_size`` the first batch is small; what its items and results weigh gives the size of the next,
+    and a batch whose results turn out to be too heavy for the memory is handed out in parts.
 
     Blocks until all calls have ended.
 
@@ -94,16 +95,41 @@ def process_in_batches(
     with AdaptiveExecutor(**wanted) as executor, contextlib.closing(batches(data, size)) as parts:
         for number, items in enumerate(parts):
             item_bytes = mean_weight(items)
-            results = collect(executor.map(func, items), None, {}, on_error, Watch(None, None))
-            narration.say(f"Batch {number}: {say_count(len(items), 'item')}; {executor!r}")
-            items.clear()
-            size.learn(results, item_bytes)
-            if on_batch is None:
-                kept += results
-            else:
-                on_batch(results)
-            del results
+            for results in results_of(executor, func, items, on_error, size.room_for(items, item_bytes)):
+                narration.say(f"Batch {number}: {say_count(len(results), 'result')}; {executor!r}")
+                size.learn(results, item_bytes)
+                if on_batch is None:
+                    kept += results
+                else:
+                    on_batch(results)
+                del results
     return kept
+
+
+def results_of(
+    executor: AdaptiveExecutor, func: Callable[[Any], Any], items: list[Any], on_error: str, most_bytes: int | None
+) -> Iterator[list[Any]]:
+    """Yield a batch's results: all at once, or in parts of about ``most_bytes`` where these are heavier."""
+    if most_bytes is None:
+        stream = executor.map(func, items)
+        items.clear()
+        yield collect(stream, None, {}, on_error, Watch(None, None))
+        return
+    results: list[Any] = []
+    nbytes, is_in_parts = 0, False
+    # Not map, which would let all results of the batch come, whatever they weigh.
+    with contextlib.closing(executor.imap(func, items)) as stream:  # type: ignore[type-var]
+        for outcome in outcomes_of_calls(stream, None):
+            if on_error == "raise":
+                raise_error(outcome)
+            if outcome.error is None or on_error == "return":
+                results.append(outcome.value if outcome.error is None else outcome.error)
+                nbytes += weigh(results[-1])
+            if nbytes > most_bytes:
+                yield results
+                results, nbytes, is_in_parts = [], 0, True
+    if results or not is_in_parts:
+        yield results
 
 
 class BatchSize:
@@ -120,6 +146,12 @@ class BatchSize:
         self._share = share
         self.items = fixed or first
         self._call_bytes = 0.0
+
+    def room_for(self, items: list[Any], item_bytes: float) -> int | None:
+        """Return the bytes that a batch's results may take beside its items; None where its size was given."""
+        if self._is_fixed:
+            return None
+        return max(1, int(self._share * probe_machine().available_memory - item_bytes * len(items)))
 
     def learn(self, results: list[Any], item_bytes: float = 0.0) -> None:
         """Correct the size by a batch: what is heavier than before counts at once, what is lighter by half.

@@ -41,6 +41,17 @@ def test_all_results_in_order(size, shape):
     assert process_in_batches(square, shape(range(10)), size) == [number * number for number in range(10)]
 
 
+def test_a_batch_whose_results_grow_is_handed_out_in_parts(memory):
+    """What was measured before stands for no more; what is there never takes much more than it may."""
+    memory(10 * MIB)
+    sizes = [10] * 5 + [MIB] * 40
+    parts = []
+    process_in_batches(big_result, sizes, sample_size=5, max_memory_percent=0.5, on_batch=parts.append)
+    assert [len(result) for part in parts for result in part] == sizes
+    assert max(sum(map(len, part)) for part in parts) <= 6 * MIB
+    assert all(parts)
+
+
 @pytest.mark.parametrize("data", [[], iter(())])
 def test_no_items(data):
     """Empty data is an empty list, and no batch is handed out."""
