@@ -117,11 +117,12 @@ def predict_parallel_s(
 ) -> float:
     """Predict the seconds for ``calls`` calls in workers.
 
-    The slowest of three is what it takes: the workers' time, shared evenly, with the idle time between chunks; the
-    dispatcher's time, which nobody shares; and the processors' time, on which workers and dispatcher take turns.
+    The slowest of three is what it takes: the workers' time, shared as evenly as whole calls can be, with the idle time
+    between chunks; the dispatcher's time, which nobody shares; and the processors' time, on which workers and
+    dispatcher take turns. Workers are forked one after the other.
 
-    Pure: equal inputs give equal predictions. More workers never make the prediction longer, unless they have much to
-    load.
+    Pure: equal inputs give equal predictions. More workers never make the prediction longer, unless they have to be
+    started or have much to load.
 
     Args:
         calls: Number of calls left, >= 0.
@@ -145,9 +146,10 @@ def predict_parallel_s(
     lanes = min(workers, chunks)
     bytes_s = calls * costs.ship_byte_s * call_bytes
     shipping_s = calls * costs.ship_call_s + bytes_s + chunks * costs.ship_chunk_s
-    workers_s = (calls * call_s + bytes_s + chunks * costs.dispatch_s) / lanes
+    workers_s = math.ceil(calls / lanes) * call_s + (bytes_s + chunks * costs.dispatch_s) / lanes
     busy_s = calls * call_s * (1.0 - waiting_share)
     processors_s = (busy_s + bytes_s + shipping_s) / cores
     once_s = costs.ship_byte_s * once_bytes * (1 + lanes)  # pickled, and sent to each
     once_s += load_s * max(1.0, lanes / cores)
-    return max(workers_s, shipping_s, processors_s) + once_s + (costs.start_up_s if start_up else 0.0)
+    starting_s = costs.start_up_s + costs.fork_s * (lanes - 1) if start_up else 0.0
+    return max(workers_s, shipping_s, processors_s) + once_s + starting_s

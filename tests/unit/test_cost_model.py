@@ -46,10 +46,20 @@ def test_waiting_needs_no_processor():
 
 
 def test_start_up_is_added_once():
-    """Workers that have to be started cost their start-up."""
+    """Workers that have to be started cost the first one's start-up, and a fork for each further one."""
     warm_s = predict_parallel_s(10, 0.1, Costs(), workers=2, cores=2)
     cold_s = predict_parallel_s(10, 0.1, Costs(), workers=2, cores=2, start_up=True)
-    assert cold_s - warm_s == pytest.approx(Costs().start_up_s)
+    assert cold_s - warm_s == pytest.approx(Costs().start_up_s + Costs().fork_s)
+
+
+def test_whole_calls_are_shared():
+    """Three calls on two workers take as long as two, one after the other; many workers take long to fork."""
+    costs = Costs(dispatch_s=0.0)
+    assert predict_parallel_s(3, 1.0, costs, workers=2, cores=2) == pytest.approx(2.0)
+    few, many = (
+        predict_parallel_s(300, 0.02, costs, workers=w, cores=2, waiting_share=1.0, start_up=True) for w in (32, 300)
+    )
+    assert few < many
 
 
 def test_no_calls_take_no_time():
