@@ -641,6 +641,8 @@ class Engine:
                 span = claim.take_back()
                 if span is not None:
                     self.give_back(span)
+        if self.claims:  # a caller that has taken the last calls asks nobody, and nobody else looks at it
+            self.tick()
 
     # --- workers come and go ---
 

@@ -204,6 +204,8 @@ class Helper:
                     raise
                 if not engine.begins(wanted):
                     claim.drop()
+                if claim.limit > 1 and not engine.queue.count and engine.is_started:
+                    engine.command(engine.tick)  # these may be costlier than those before: somebody has to look
             try:
                 _local.claim = claim
                 function, style = span.source.function, span.source.style

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import types
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -52,6 +53,7 @@ class Function:
     """
 
     __slots__ = (
+        "__weakref__",
         "_binds",
         "_codec",
         "_has_state",
@@ -104,6 +106,11 @@ class Function:
         return self._image
 
     @property
+    def snapshot(self) -> bytes | None:
+        """The pickled callable, if it was pickled already."""
+        return self._image
+
+    @property
     def is_fresh_per_call(self) -> bool:
         """Whether each call gets a copy of its own. Asked after ``image``."""
         if self._image is None or len(self._image) >= FRESH_BYTES:
@@ -124,6 +131,7 @@ class FunctionTable:
         self._codec = codec
         self._by_identity: OrderedDict[int, Function] = OrderedDict()
         self._by_digest: OrderedDict[bytes, int] = OrderedDict()
+        self._latest: Callable[[], Function | None] = lambda: None  # the last snapshot that somebody still holds
         self._numbers = itertools.count(1)  # callers register in their own threads: this is atomic
 
     def register(self, function: Callable[..., Any], *, snapshot: bool) -> Function:
@@ -143,13 +151,23 @@ class FunctionTable:
             return self._new(function)
         codec = self._codec()
         image = codec.dumps(travelling(function, codec))
+        latest = self._latest()
+        if latest is not None and latest.snapshot == image:  # most often: faster than a digest, and one copy for all
+            number, image = latest.number, latest.snapshot
+        else:
+            number = self._number_of(image)
+        record = Function(function, number, image, codec)
+        self._latest = weakref.ref(record)
+        return record
+
+    def _number_of(self, image: bytes) -> int:
+        """Return the number of the callables that pickle so."""
         from hashlib import blake2b  # noqa: PLC0415 - takes milliseconds, and most functions go by name
 
         digest = blake2b(image, digest_size=16).digest()
-        number = self._by_digest.get(digest)
-        record = self._new(function, image, codec) if number is None else Function(function, number, image, codec)
-        self._remember(self._by_digest, digest, record.number)
-        return record
+        number = self._by_digest.get(digest) or next(self._numbers)
+        self._remember(self._by_digest, digest, number)
+        return number
 
     def _needs_no_snapshot(self, function: Callable[..., Any]) -> bool:
         if isinstance(function, NAMED):
@@ -158,8 +176,8 @@ class FunctionTable:
             function.__self__ is None or isinstance(function.__self__, types.ModuleType)
         )
 
-    def _new(self, function: Callable[..., Any], image: bytes | None = None, codec: Codec | None = None) -> Function:
-        return Function(function, next(self._numbers), image, codec)
+    def _new(self, function: Callable[..., Any]) -> Function:
+        return Function(function, next(self._numbers), None, None)
 
     @staticmethod
     def _remember(table: OrderedDict[Any, Any], key: Hashable, entry: object) -> None:
