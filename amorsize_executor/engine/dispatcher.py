@@ -397,7 +397,11 @@ class Engine:
         head = self.queue.head()
         backlog = None if head is not None and self.remaining(head) is None else self.queue.count + in_hand
         current = sum(not worker.is_retiring for worker in self.workers.values())
-        wanted = self.tuner.wanted_workers(now_s=time.monotonic(), current=current, busy=busy, backlog=backlog)
+        now = time.monotonic()
+        wanted = self.tuner.wanted_workers(now_s=now, current=current, busy=busy, backlog=backlog)
+        if current < wanted <= self.tuner.machine.cores:  # a caller in a long call has a processor of its own
+            occupied = sum(claim.overruns(now) for claim in self.claims)
+            wanted = max(wanted - occupied, current, self.tuner.limits.min_workers)
         wanted = min(max(wanted, self._relieved, min(1, len(self.losses.suspects))), self.losses.room(self._room))
         for _ in range(wanted - current):
             self._spawn()

@@ -248,7 +248,7 @@ class Helper:
         claim.is_delivered = True
         with engine.lock:
             engine.claims.remove(claim)
-        if engine.is_shut_down:
+        if engine.is_shut_down or took > _OVERRUN_S:  # the processor that it had is a worker's now
             engine.loop.wake()
         return ran, took
 

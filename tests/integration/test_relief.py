@@ -124,3 +124,26 @@ def wait_or_touch(item):
     else:
         payloads.wait_for_file(path)
     return 1
+
+
+watched: AdaptiveExecutor | None = None
+
+
+def test_a_caller_in_a_long_call_has_a_processor_of_its_own(tmp_path, monkeypatch):
+    """Until it ends there is a worker less, so that long calls do not share processors."""
+    with AdaptiveExecutor(max_workers=2) as executor:
+        monkeypatch.setattr(sys.modules[__name__], "watched", executor)
+        seen, *_others = executor.map(count_workers_or_spin, [(number, tmp_path / "there") for number in range(200)])
+    assert seen == 1
+
+
+def count_workers_or_spin(item):
+    """Count the workers that there are when the 100th call has run; be that call, or another one."""
+    number, path = item
+    if number == 0:
+        payloads.wait_for_file(path)
+        return watched.stats()["workers_started"]
+    payloads.spin(500)
+    if number == 100:
+        path.touch()
+    return 0
