@@ -227,7 +227,10 @@ class Helper:
             return False
         ready = sum(worker.is_ready for worker in engine.workers.values())
         if ready < max(1, len(engine.workers)):
-            return True
+            # A long call would share the processors with the workers, which will be ready long before it ends.
+            profile = engine.tuner.profile(span.source.function.key)
+            is_long = profile is not None and profile.call_s > _OVERRUN_S
+            return not (is_long and len(engine.workers) >= engine.tuner.machine.cores)
         return engine.tuner.prefers_caller(
             span.source.function.key, remaining=engine.remaining(span), ready_workers=ready
         )
