@@ -11,6 +11,7 @@ of calls that began before the breaker opened say nothing about its probes.
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -105,7 +106,7 @@ class CircuitBreakerPolicy:
             check_callable(name, getattr(self, name), optional=True)
         if self.failure_rate is not None:
             check_share("failure_rate", self.failure_rate)
-        check_count("window", self.window, optional=False)
+        check_count("window", self.window, most=sys.maxsize, optional=False)
         check_choice("while_open", self.while_open, ("fail", "hold"))
 
     def counts(self, error: BaseException) -> bool:
@@ -188,7 +189,7 @@ class CircuitBreaker(Shared, Middleware):
             with self._lock:
                 era, wait_s, notice = self._enter()
                 if not era and self.policy.while_open == "hold":
-                    self._changed.wait(wait_s)
+                    self._changed.wait(min(wait_s, threading.TIMEOUT_MAX))
                     continue
             if notice is not None:
                 notice()

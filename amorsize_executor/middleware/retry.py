@@ -25,7 +25,14 @@ from amorsize_executor.errors import (
 from amorsize_executor.events import logger
 from amorsize_executor.middleware.base import RUN, Admission, Again, Call, Middleware, Outcome, Settlement
 from amorsize_executor.middleware.shared import Shared
-from amorsize_executor.parameters import check_callable, check_count, check_number, check_seconds, check_types
+from amorsize_executor.parameters import (
+    check_callable,
+    check_count,
+    check_number,
+    check_seconds,
+    check_types,
+    is_finite,
+)
 from amorsize_executor.wire.decorated import decorate
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -142,6 +149,8 @@ class Retry(Shared, Middleware):
         rand: Callable[[], float] = random.random,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
+        if policy is not None and not isinstance(policy, RetryPolicy):
+            raise InvalidParameterTypeError("policy", policy, "must be a RetryPolicy or None")
         self.policy = policy or RetryPolicy()
         self._clock = clock or SystemClock()
         self._rand = rand
@@ -191,7 +200,7 @@ class Retry(Shared, Middleware):
                     note_attempts(error, failures - isinstance(error, CircuitBreakerError))
                     raise
                 self._tell(error, failures, delay)
-            self._sleep(delay)
+            self._sleep(min(delay, threading.TIMEOUT_MAX))
 
     def _tell(self, error: BaseException, attempt: int, delay: float) -> None:
         on_retry = self.policy.on_retry
@@ -236,7 +245,7 @@ class Retry(Shared, Middleware):
 def asked_delay(error: BaseException) -> float:
     """Return the seconds that an exception's ``retry_after`` asks to wait; 0 where it asks for nothing sensible."""
     asked = getattr(error, "retry_after", None)
-    if isinstance(asked, bool) or not isinstance(asked, (int, float)) or not math.isfinite(asked):
+    if isinstance(asked, bool) or not isinstance(asked, (int, float)) or not is_finite(asked):
         return 0.0
     return max(0.0, float(asked))
 

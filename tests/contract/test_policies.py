@@ -602,3 +602,35 @@ def test_views_show_their_options():
     with AdaptiveExecutor() as executor:
         shown = repr(executor.options(priority=2, key="k", retry=Retry(RetryPolicy(max_retries=7))))
     assert shown.startswith("<view with priority=2, key='k', retry=Retry(max_retries=7) of <AdaptiveExecutor")
+
+
+class BusyError(Exception):
+    """Asks to be left alone for a while."""
+
+    def __init__(self, retry_after) -> None:
+        super().__init__(retry_after)
+        self.retry_after = retry_after
+
+
+def be_busy(retry_after):
+    """Ask to be left alone."""
+    raise BusyError(retry_after)
+
+
+@every_mode
+def test_a_service_that_asks_for_ages_breaks_nothing(mode):
+    """A call backs off for longer than any timer of the system can wait; others run, and it can be cancelled."""
+    asked = threading.Event()
+    policy = RetryPolicy(max_retries=1, initial_delay=0.001, on_retry=lambda *_: asked.set())
+    with make_executor(mode, retry=policy) as executor:
+        futures = [executor.submit(be_busy, seconds) for seconds in (1e7, 1e300)]
+        assert asked.wait(LIMIT_S)
+        assert poll_until(lambda: executor.stats()["calls_retried"] == 2, LIMIT_S)
+        assert executor.submit(abs, -1).result() == 1
+        assert all(future.cancel() for future in futures)
+
+
+def test_a_number_of_seconds_that_no_float_holds_asks_for_nothing():
+    """The call's own error comes back."""
+    with AdaptiveExecutor(max_workers=1, retry=QUICK) as executor:
+        assert isinstance(executor.submit(be_busy, 10**400).exception(), BusyError)

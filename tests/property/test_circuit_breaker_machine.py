@@ -319,6 +319,8 @@ def test_ways_to_decorate():
         {"on_open": 1},
         {"failure_rate": 1.1},
         {"window": 0},
+        {"window": 10**30},
+        {"timeout": 10**400},
         {"while_open": "wait"},
     ],
 )

@@ -199,12 +199,25 @@ def test_as_a_layer_it_answers_as_around_a_function():
         {"on_retry": 3},
         {"deadline": -1.0},
         {"budget": -1},
+        {"initial_delay": 10**400},
+        {"max_delay": 10**400},
+        {"deadline": 10**400},
+        {"exponential_base": 10**400},
     ],
 )
 def test_wrong_parameters_are_named(wrong):
     """The error names a parameter that was given, and is a ValueError."""
     with pytest.raises(ValueError, match="|".join(wrong)):
         RetryPolicy(**wrong)
+
+
+@pytest.mark.parametrize(
+    "use", [Retry, lambda policy: with_retry(policy=policy), lambda policy: retry_call(abs, (1,), None, policy)]
+)
+def test_what_is_no_policy_is_named(use):
+    """Before anything is called."""
+    with pytest.raises(TypeError, match="policy=5"):
+        use(5)
 
 
 def test_ways_to_decorate():
