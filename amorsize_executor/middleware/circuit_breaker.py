@@ -319,7 +319,8 @@ class CircuitBreaker(Shared, Middleware):
 
     def _tell(self, before: CircuitState, after: CircuitState, failures: int, error: BaseException | None) -> None:
         """Tell the log and the user. Under no lock."""
-        log(CircuitChanged(str(before), str(after), failures))
+        if after is not before:  # a closed one may be reset
+            log(CircuitChanged(str(before), str(after), failures))
         policy = self.policy
         try:
             if after is CircuitState.OPEN and policy.on_open is not None:

@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, TypeVar, overload
@@ -244,7 +245,10 @@ class Retry(Shared, Middleware):
 
 def asked_delay(error: BaseException) -> float:
     """Return the seconds that an exception's ``retry_after`` asks to wait; 0 where it asks for nothing sensible."""
-    asked = getattr(error, "retry_after", None)
+    try:
+        asked = getattr(error, "retry_after", None)
+    except Exception:  # noqa: BLE001 - a property of the user's, and the call's own error is what counts
+        return 0.0
     if isinstance(asked, bool) or not isinstance(asked, (int, float)) or not is_finite(asked):
         return 0.0
     return max(0.0, float(asked))
@@ -257,10 +261,11 @@ def note_attempts(error: BaseException, attempts: int) -> None:
     """
     if attempts > 1:
         note = f"after {attempts} attempts"
-        if hasattr(error, "add_note"):
-            error.add_note(note)
-        else:
-            vars(error)["__notes__"] = [*getattr(error, "__notes__", ()), note]
+        with suppress(Exception):  # some refuse notes, and the error itself is what counts
+            if hasattr(error, "add_note"):
+                error.add_note(note)
+            else:
+                vars(error)["__notes__"] = [*getattr(error, "__notes__", ()), note]
 
 
 @overload

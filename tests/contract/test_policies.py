@@ -573,6 +573,14 @@ def test_inner_guards_work_in_the_worker_with_a_warning(mode, tmp_path):
     assert [warning.filename for warning in told] == [__file__]
 
 
+@across
+def test_guards_below_one_that_is_lifted_are_warned_of_too(mode, tmp_path):
+    """The outer breaker moves to the parent, the retry below another decorator does not."""
+    with make_executor(mode) as executor, pytest.warns(UserWarning, match="below another decorator") as told:
+        assert list(executor.map(decorated.flaky_inside_guarded, [tmp_path / "a"])) == ["done"]
+    assert [warning.filename for warning in told] == [__file__]
+
+
 def test_decorated_functions_pickle(tmp_path):
     """By their own name where that leads to them, by value otherwise; methods with their object."""
     assert pickle.loads(pickle.dumps(decorated.flaky)) is decorated.flaky

@@ -328,3 +328,12 @@ def test_wrong_parameters_are_named(wrong):
     """The error names the parameter."""
     with pytest.raises(ValueError, match=list(wrong)[-1]):
         CircuitBreakerPolicy(**wrong)
+
+
+def test_resetting_a_closed_breaker_is_no_change_to_log(caplog):
+    """Its callback is called all the same."""
+    heard = []
+    breaker = CircuitBreaker(CircuitBreakerPolicy(on_close=lambda: heard.append("closed")))
+    breaker.reset()
+    assert heard == ["closed"]
+    assert not caplog.records

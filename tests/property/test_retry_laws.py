@@ -256,3 +256,27 @@ def test_copies_in_one_process_share_what_is_left():
     """A retry that was pickled and unpickled here is the same one."""
     retry = Retry(RetryPolicy(budget=3))
     assert pickle.loads(pickle.dumps(retry)) is retry
+
+
+class UnwillingError(Exception):
+    """Neither tells how long to wait nor takes notes."""
+
+    @property
+    def retry_after(self):
+        raise RuntimeError
+
+    def add_note(self, note):
+        raise RuntimeError(note)
+
+
+def test_an_error_that_refuses_questions_and_notes_is_raised_as_it_was():
+    """What its own code raises does not take its place."""
+    failing = itertools.repeat(UnwillingError("down"))
+
+    def fail():
+        raise next(failing)
+
+    retry, slept, _clock = waiting(RetryPolicy(max_retries=2))
+    with pytest.raises(UnwillingError, match="down"):
+        retry.call(fail)
+    assert len(slept) == 2
