@@ -42,7 +42,7 @@ from amorsize_executor.wire.decorated import decorate
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
-_POLL_S = 1.0  # a probe that another executor makes is asked after at least so often
+_POLL_S = 1.0  # what others do, a reset or another executor's probe, is asked after at least so often
 
 
 class CircuitState(str, Enum):
@@ -210,7 +210,7 @@ class CircuitBreaker(Shared, Middleware):
                 call.state[self] = era
                 return Run(self._until_open(), then=notice)
         if self.policy.while_open == "hold":
-            return Hold(wait_s, is_for_all=True, then=notice)
+            return Hold(min(wait_s, _POLL_S), is_for_all=True, then=notice)
         return Answered(Outcome(error=self._refusal(wait_s)), notice)
 
     def settle(self, call: Call, outcome: Outcome) -> Settlement:
@@ -245,7 +245,7 @@ class CircuitBreaker(Shared, Middleware):
                 return 0, left_s, None
             notice = self._turn(CircuitState.HALF_OPEN)
         if self._has_probe:
-            return 0, min(self.policy.timeout, _POLL_S), notice
+            return 0, self.policy.timeout, notice
         self._has_probe = True
         return self._era, 0.0, notice
 

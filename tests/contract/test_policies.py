@@ -197,6 +197,19 @@ def fail_unless_up(up, path, number):
     return number
 
 
+@every_mode
+def test_held_calls_go_on_when_the_breaker_is_reset(mode):
+    """They do not wait for the time that it would have stayed open."""
+    policy = CircuitBreakerPolicy(failure_threshold=1, timeout=3600.0, while_open="hold")
+    breaker = CircuitBreaker(policy)
+    with make_executor(mode, circuit_breaker=breaker) as executor:
+        assert executor.submit(payloads.raise_value_error, "down").exception()
+        futures = [executor.submit(abs, -number) for number in range(5)]
+        assert poll_until(lambda: executor.stats()["calls_held"], LIMIT_S)
+        breaker.reset()
+        assert [future.result(LIMIT_S) for future in futures] == list(range(5))
+
+
 def test_a_cancelled_probe_gives_its_place_back():
     """A probe that waits in a back-off further in is cancelled; the next call probes."""
 
