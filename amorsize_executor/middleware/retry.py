@@ -21,6 +21,7 @@ from amorsize_executor.errors import (
     CircuitBreakerError,
     InvalidParameterError,
     InvalidParameterTypeError,
+    RateLimitExceeded,
     WorkerDiedError,
 )
 from amorsize_executor.events import logger
@@ -41,6 +42,9 @@ T = TypeVar("T")
 
 FINAL = (CircuitBreakerError, WorkerDiedError)
 """Not retried unless a policy names them: a refusal is no attempt, and deaths have a budget of their own."""
+
+REFUSALS = (CircuitBreakerError, RateLimitExceeded)
+"""Ends of calls that nothing was tried for; no attempts, whether they are retried or not."""
 
 _LARGEST_EXPONENT = 700.0  # e to the power of it is still a float
 _LEAST_JITTER, _MOST_JITTER = 0.75, 1.25
@@ -190,15 +194,16 @@ class Retry(Shared, Middleware):
         Raises:
             BaseException: What the last attempt raised, as it was, with the number of attempts noted on it.
         """
-        began_s, failures = self._clock.monotonic(), 0
+        began_s, failures, made = self._clock.monotonic(), 0, 0
         while True:
             try:
                 return func(*args, **kwargs)
             except BaseException as error:
                 failures += 1
+                made += not isinstance(error, REFUSALS)
                 delay = self.decide(error, failures, began_s)
                 if delay is None:
-                    note_attempts(error, failures - isinstance(error, CircuitBreakerError))
+                    note_attempts(error, made)
                     raise
                 self._tell(error, failures, delay)
             self._sleep(min(delay, threading.TIMEOUT_MAX))
@@ -217,7 +222,7 @@ class Retry(Shared, Middleware):
     def admit(self, call: Call) -> Admission:
         """Note when a call's first attempt begins, where there is a deadline."""
         if self.policy.deadline is not None and self not in call.state:
-            call.state[self] = 0, self._clock.monotonic()
+            call.state[self] = 0, 0, self._clock.monotonic()
         return RUN
 
     def settle(self, call: Call, outcome: Outcome) -> Settlement:
@@ -225,13 +230,14 @@ class Retry(Shared, Middleware):
         error = outcome.error
         if error is None:
             return None
-        failures, began_s = call.state.get(self, (0, 0.0))
+        failures, made, began_s = call.state.get(self, (0, 0, 0.0))
         failures += 1
+        made += not isinstance(error, REFUSALS)
         delay = self.decide(error, failures, began_s)
         if delay is None:
-            note_attempts(error, failures - isinstance(error, CircuitBreakerError))
+            note_attempts(error, made)
             return None
-        call.state[self] = failures, began_s
+        call.state[self] = failures, made, began_s
         return Again(delay, self.policy.on_retry and partial(self._tell, error, failures, delay))
 
     def __repr__(self) -> str:

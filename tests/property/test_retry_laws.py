@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amorsize_executor.clock import ManualClock
-from amorsize_executor.errors import CircuitBreakerError, WorkerDiedError
+from amorsize_executor.errors import CircuitBreakerError, RateLimitExceeded, WorkerDiedError
 from amorsize_executor.middleware.base import Again, Call, Outcome
 from amorsize_executor.middleware.retry import Retry, RetryPolicy, retry_call, with_retry
 from tests import payloads
@@ -280,3 +280,22 @@ def test_an_error_that_refuses_questions_and_notes_is_raised_as_it_was():
     with pytest.raises(UnwillingError, match="down"):
         retry.call(fail)
     assert len(slept) == 2
+
+
+@pytest.mark.parametrize("refusal", [CircuitBreakerError("open", "open", 0.0, 1.0), RateLimitExceeded(1.0)])
+def test_refusals_are_no_attempts(refusal):
+    """Two attempts are noted, though the call was refused in between; around a function and in an executor."""
+    policy = RetryPolicy(max_retries=2, retry_on_exceptions=(CircuitBreakerError, RateLimitExceeded, ValueError))
+
+    def fail_in_turn(endings):
+        raise next(endings)
+
+    last = ValueError("last")
+    with pytest.raises(ValueError, match="last"):
+        waiting(policy)[0].call(fail_in_turn, iter([ValueError(), refusal, last]))
+    assert last.__notes__ == ["after 2 attempts"]
+
+    last, retry, call = ValueError("last"), waiting(policy)[0], Call(abs, (1,), {})
+    answers = [retry.settle(call, Outcome(error=error)) for error in (ValueError(), refusal, last)]
+    assert [isinstance(answer, Again) for answer in answers] == [True, True, False]
+    assert last.__notes__ == ["after 2 attempts"]
