@@ -350,10 +350,15 @@ def _nothing() -> None:
 
 
 def without_traceback(error: BaseException) -> BaseException:
-    """Return an exception of the same type and content that keeps no frames alive."""
+    """Return an exception of the same type and content that keeps no frames alive. Its own ``__init__`` is not run."""
+    base: Any = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
     try:
-        copy = type(error).__new__(type(error), *error.args)
+        _kind, args, *state = base.__reduce__(error)  # with what some builtin types keep beside args and __dict__
+        copy = type(error).__new__(type(error), *args)
+        base.__init__(copy, *args)
         copy.args = error.args
+        for name in (state[0] or {}).keys() - error.__dict__.keys() if state else ():
+            setattr(copy, name, state[0][name])
         copy.__dict__.update(error.__dict__)
     except Exception:  # noqa: BLE001 - one that is not made like others: what it says is all that is kept
         return RuntimeError(f"{type(error).__name__}: {error}")

@@ -337,3 +337,39 @@ def test_resetting_a_closed_breaker_is_no_change_to_log(caplog):
     breaker.reset()
     assert heard == ["closed"]
     assert not caplog.records
+
+
+class NamedError(OSError):
+    """Has an ``__init__`` that nobody else can call."""
+
+    def __init__(self, *, name) -> None:
+        super().__init__(2, "gone", name)
+        self.name = name
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(2, "gone", "here"),
+        UnicodeDecodeError("utf-8", b"x", 0, 1, "no"),
+        ModuleNotFoundError("no", name="missing"),
+        StopIteration(3),
+        NamedError(name="here"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_the_last_exception_says_what_the_error_said(error):
+    """With what builtin types keep apart from their arguments."""
+    breaker = CircuitBreaker()
+
+    def fail():
+        raise error
+
+    with pytest.raises(type(error)):
+        breaker.call(fail)
+    kept = breaker.last_exception
+    assert type(kept) is type(error)
+    assert (str(kept), kept.args, vars(kept)) == (str(error), error.args, vars(error))
+    assert kept.__traceback__ is None
+    for name in ("filename", "name", "value"):
+        assert getattr(kept, name, None) == getattr(error, name, None)
