@@ -192,7 +192,11 @@ class CircuitBreaker(Shared, Middleware):
                     self._changed.wait(min(wait_s, threading.TIMEOUT_MAX))
                     continue
             if notice is not None:
-                notice()
+                try:
+                    notice()
+                except BaseException:  # such as Ctrl-C in a callback: the call is not made
+                    self._give_back(era)
+                    raise
             if era:
                 return era
             raise self._refusal(wait_s)

@@ -373,3 +373,24 @@ def test_the_last_exception_says_what_the_error_said(error):
     assert kept.__traceback__ is None
     for name in ("filename", "name", "value"):
         assert getattr(kept, name, None) == getattr(error, name, None)
+
+
+def test_a_probe_that_a_callback_interrupts_gives_its_place_back():
+    """Ctrl-C in on_half_open ends the call before it is made; the next one probes."""
+
+    def interrupt():
+        if not heard:
+            heard.append("half open")
+            raise KeyboardInterrupt
+
+    heard: list = []
+    clock = ManualClock()
+    policy = CircuitBreakerPolicy(failure_threshold=1, success_threshold=1, on_half_open=interrupt)
+    breaker = CircuitBreaker(policy, clock=clock)
+    with pytest.raises(ValueError, match="x"):
+        breaker.call(int, "x")
+    clock.advance(60)
+    with pytest.raises(KeyboardInterrupt):
+        breaker.call(abs, -1)
+    assert breaker.call(abs, -2) == 2
+    assert breaker.state is CircuitState.CLOSED
