@@ -21,6 +21,8 @@ from amorsize_executor.wire.decorated import decorate
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
+_POLL_S = 1.0  # whether the bucket was filled by a reset is asked at least so often
+
 
 @dataclass(frozen=True)
 class RateLimitPolicy:
@@ -130,13 +132,16 @@ class RateLimiter(Shared, Middleware):
 
     def admit(self, call: Call) -> Admission:
         """Take a token for an attempt; hold all until there is one."""
-        del call
         wait_s = self._take(1.0)
         if not wait_s:
+            call.state.pop(self, None)
             return RUN
         if not self.policy.wait_on_limit:
             return Answered(Outcome(error=RateLimitExceeded(wait_s)))
-        return Hold(wait_s, is_for_all=True, then=self.policy.on_wait and partial(self._tell, wait_s))
+        is_told = self in call.state  # asked again before its time, it goes on waiting
+        call.state[self] = True
+        tell = None if is_told or self.policy.on_wait is None else partial(self._tell, wait_s)
+        return Hold(min(wait_s, _POLL_S), is_for_all=True, then=tell)
 
     def retract(self, call: Call, reason: str) -> None:
         """Put the token of an attempt back that was not made."""

@@ -292,6 +292,20 @@ def test_all_workers_together_keep_to_the_rate(mode):
     assert limiter.get_available_tokens() <= 10
 
 
+@every_mode
+def test_held_calls_go_on_when_the_bucket_is_filled(mode):
+    """They do not wait until the tokens would have come; on_wait is told once of each call that waits."""
+    heard: list = []
+    limiter = RateLimiter(RateLimitPolicy(0.0001, 1, on_wait=heard.append))
+    with make_executor(mode, rate_limit=limiter) as executor:
+        futures = [executor.submit(abs, -number) for number in range(2)]
+        assert futures[0].result(LIMIT_S) == 0
+        assert poll_until(lambda: executor.stats()["calls_held"] > 1, LIMIT_S)
+        limiter.reset()
+        assert futures[1].result(LIMIT_S) == 1
+    assert len(heard) == 1
+
+
 def test_a_limit_for_some_calls_does_not_hold_up_others():
     """Calls behind a shut door wait; those of another view run."""
     with AdaptiveExecutor(max_workers=1) as executor:
