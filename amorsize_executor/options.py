@@ -80,7 +80,7 @@ class Options:
 
         Frame ``stacklevel`` above is the user's, as ``warnings.warn`` counts them.
         """
-        if function.is_guarded and not function.guards:
+        if function.has_inner_guards:
             self._warn(function, backend, stacklevel + 1)
         if not (self.layers or function.guards):
             return None

@@ -9,8 +9,8 @@ from typing import Any
 from amorsize_executor.errors import InvalidParameterError, InvalidParameterTypeError
 
 
-def check_count(name: str, value: Any, *, least: int = 1, optional: bool = True) -> None:
-    """Raise unless ``value`` is an int >= ``least``, or None where that is allowed. Booleans are no counts."""
+def check_count(name: str, value: Any, *, least: int = 1, most: float = math.inf, optional: bool = True) -> None:
+    """Raise unless ``value`` is an int, no bool, from ``least`` to ``most``, or None where that is allowed."""
     if value is None and optional:
         return
     if isinstance(value, bool) or not hasattr(value, "__index__"):
@@ -19,6 +19,16 @@ def check_count(name: str, value: Any, *, least: int = 1, optional: bool = True)
     if value < least:
         rule = "greater than 0" if least == 1 else f">= {least}"  # the first in the standard library's words
         raise InvalidParameterError(name, value, f"{name} must be {rule}")
+    if value > most:
+        raise InvalidParameterError(name, value, f"{name} must be <= {most}")
+
+
+def is_finite(value: float) -> bool:
+    """Tell whether a number is one that a float can hold; some integers are too large."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def check_seconds(name: str, value: Any, *, most: float = math.inf) -> None:
@@ -26,7 +36,7 @@ def check_seconds(name: str, value: Any, *, most: float = math.inf) -> None:
     rule = "must be a finite number of seconds > 0" + (f" and <= {most:g}" if most < math.inf else "")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidParameterTypeError(name, value, rule)
-    if not (0 < value <= most) or not math.isfinite(value):
+    if not (0 < value <= most) or not is_finite(value):
         raise InvalidParameterError(name, value, rule)
 
 
@@ -73,7 +83,7 @@ def check_number(name: str, value: Any, *, least: float) -> None:
     rule = f"must be a finite number >= {least:g}"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidParameterTypeError(name, value, rule)
-    if not (least <= value < math.inf):
+    if not (least <= value and is_finite(value)):
         raise InvalidParameterError(name, value, rule)
 
 

@@ -65,6 +65,17 @@ def flaky_inside(path: Path) -> str:
     return "done"
 
 
+@with_circuit_breaker(CircuitBreakerPolicy(failure_threshold=100))
+@shouting
+@with_retry(max_retries=2, initial_delay=0.001)
+def flaky_inside_guarded(path: Path) -> str:
+    """Note an execution, and fail the first two times."""
+    payloads.count_execution(path)
+    if len(payloads.read_executions(path)) <= 2:
+        raise ConnectionError
+    return "done"
+
+
 class Service:
     """Has a method with a guard."""
 

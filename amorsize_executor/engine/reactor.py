@@ -16,6 +16,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+_LONGEST_WAIT_S = 86_400.0  # epoll refuses to wait for more than 24 days; timers may be set for longer
+
 
 class EventLoop:
     """Waits for descriptors and timers; idle costs nothing, and holds no descriptor before ``open``."""
@@ -72,7 +74,7 @@ class EventLoop:
         if self._calls:
             timeout = 0.0
         elif self._timers:
-            timeout = max(0.0, self._timers[0][0] - time.monotonic())
+            timeout = min(max(0.0, self._timers[0][0] - time.monotonic()), _LONGEST_WAIT_S)
         return self._selector.select(timeout)
 
     def run(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:

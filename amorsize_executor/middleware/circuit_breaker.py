@@ -11,6 +11,7 @@ of calls that began before the breaker opened say nothing about its probes.
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -41,7 +42,7 @@ from amorsize_executor.wire.decorated import decorate
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
-_POLL_S = 1.0  # a probe that another executor makes is asked after at least so often
+_POLL_S = 1.0  # what others do, a reset or another executor's probe, is asked after at least so often
 
 
 class CircuitState(str, Enum):
@@ -105,7 +106,7 @@ class CircuitBreakerPolicy:
             check_callable(name, getattr(self, name), optional=True)
         if self.failure_rate is not None:
             check_share("failure_rate", self.failure_rate)
-        check_count("window", self.window, optional=False)
+        check_count("window", self.window, most=sys.maxsize, optional=False)
         check_choice("while_open", self.while_open, ("fail", "hold"))
 
     def counts(self, error: BaseException) -> bool:
@@ -188,10 +189,14 @@ class CircuitBreaker(Shared, Middleware):
             with self._lock:
                 era, wait_s, notice = self._enter()
                 if not era and self.policy.while_open == "hold":
-                    self._changed.wait(wait_s)
+                    self._changed.wait(min(wait_s, threading.TIMEOUT_MAX))
                     continue
             if notice is not None:
-                notice()
+                try:
+                    notice()
+                except BaseException:  # such as Ctrl-C in a callback: the call is not made
+                    self._give_back(era)
+                    raise
             if era:
                 return era
             raise self._refusal(wait_s)
@@ -209,7 +214,7 @@ class CircuitBreaker(Shared, Middleware):
                 call.state[self] = era
                 return Run(self._until_open(), then=notice)
         if self.policy.while_open == "hold":
-            return Hold(wait_s, is_for_all=True, then=notice)
+            return Hold(min(wait_s, _POLL_S), is_for_all=True, then=notice)
         return Answered(Outcome(error=self._refusal(wait_s)), notice)
 
     def settle(self, call: Call, outcome: Outcome) -> Settlement:
@@ -244,7 +249,7 @@ class CircuitBreaker(Shared, Middleware):
                 return 0, left_s, None
             notice = self._turn(CircuitState.HALF_OPEN)
         if self._has_probe:
-            return 0, min(self.policy.timeout, _POLL_S), notice
+            return 0, self.policy.timeout, notice
         self._has_probe = True
         return self._era, 0.0, notice
 
@@ -318,7 +323,8 @@ class CircuitBreaker(Shared, Middleware):
 
     def _tell(self, before: CircuitState, after: CircuitState, failures: int, error: BaseException | None) -> None:
         """Tell the log and the user. Under no lock."""
-        log(CircuitChanged(str(before), str(after), failures))
+        if after is not before:  # a closed one may be reset
+            log(CircuitChanged(str(before), str(after), failures))
         policy = self.policy
         try:
             if after is CircuitState.OPEN and policy.on_open is not None:
@@ -348,10 +354,15 @@ def _nothing() -> None:
 
 
 def without_traceback(error: BaseException) -> BaseException:
-    """Return an exception of the same type and content that keeps no frames alive."""
+    """Return an exception of the same type and content that keeps no frames alive. Its own ``__init__`` is not run."""
+    base: Any = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
     try:
-        copy = type(error).__new__(type(error), *error.args)
+        _kind, args, *state = base.__reduce__(error)  # with what some builtin types keep beside args and __dict__
+        copy = type(error).__new__(type(error), *args)
+        base.__init__(copy, *args)
         copy.args = error.args
+        for name in (state[0] or {}).keys() - error.__dict__.keys() if state else ():
+            setattr(copy, name, state[0][name])
         copy.__dict__.update(error.__dict__)
     except Exception:  # noqa: BLE001 - one that is not made like others: what it says is all that is kept
         return RuntimeError(f"{type(error).__name__}: {error}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,11 +15,13 @@ from amorsize_executor.errors import InvalidParameterError, InvalidParameterType
 from amorsize_executor.events import logger
 from amorsize_executor.middleware.base import RUN, Admission, Answered, Call, Hold, Middleware, Outcome
 from amorsize_executor.middleware.shared import Shared
-from amorsize_executor.parameters import check_callable, check_count, check_flag
+from amorsize_executor.parameters import check_callable, check_count, check_flag, is_finite
 from amorsize_executor.wire.decorated import decorate
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
+
+_POLL_S = 1.0  # whether the bucket was filled by a reset is asked at least so often
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,9 @@ class RateLimitPolicy:
         rate = self.requests_per_second
         if isinstance(rate, bool) or not isinstance(rate, (int, float)):
             raise InvalidParameterTypeError("requests_per_second", rate, "must be a finite number > 0")
-        if not 0 < rate < math.inf:
+        if not (rate > 0 and is_finite(rate)):
             raise InvalidParameterError("requests_per_second", rate, "must be a finite number > 0")
-        check_count("burst_size", self.burst_size)
+        check_count("burst_size", self.burst_size, most=sys.maxsize)
         if self.burst_size is None:
             object.__setattr__(self, "burst_size", max(1, int(rate)))
         check_flag("wait_on_limit", self.wait_on_limit)
@@ -73,6 +75,8 @@ class RateLimiter(Shared, Middleware):
         clock: Clock | None = None,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
+        if policy is not None and not isinstance(policy, RateLimitPolicy):
+            raise InvalidParameterTypeError("policy", policy, "must be a RateLimitPolicy or None")
         self.policy = policy or RateLimitPolicy()
         self._burst = float(self.policy.burst_size or 1)
         self._clock = clock or SystemClock()
@@ -100,7 +104,7 @@ class RateLimiter(Shared, Middleware):
             if not self.policy.wait_on_limit:
                 raise RateLimitExceeded(wait_s)
             self._tell(wait_s)
-            self._sleep(wait_s)
+            self._sleep(min(wait_s, threading.TIMEOUT_MAX))
 
     def get_available_tokens(self) -> float:
         """Return how many tokens are there, 0 to ``burst_size``."""
@@ -128,13 +132,16 @@ class RateLimiter(Shared, Middleware):
 
     def admit(self, call: Call) -> Admission:
         """Take a token for an attempt; hold all until there is one."""
-        del call
         wait_s = self._take(1.0)
         if not wait_s:
+            call.state.pop(self, None)
             return RUN
         if not self.policy.wait_on_limit:
             return Answered(Outcome(error=RateLimitExceeded(wait_s)))
-        return Hold(wait_s, is_for_all=True, then=self.policy.on_wait and partial(self._tell, wait_s))
+        is_told = self in call.state  # asked again before its time, it goes on waiting
+        call.state[self] = True
+        tell = None if is_told or self.policy.on_wait is None else partial(self._tell, wait_s)
+        return Hold(min(wait_s, _POLL_S), is_for_all=True, then=tell)
 
     def retract(self, call: Call, reason: str) -> None:
         """Put the token of an attempt back that was not made."""
@@ -205,6 +212,8 @@ def with_rate_limit(
         func, limiter = None, func
     elif isinstance(func, RateLimitPolicy):
         func, policy = None, func
+    if limiter is not None and not isinstance(limiter, RateLimiter):
+        raise InvalidParameterTypeError("limiter", limiter, "must be a RateLimiter or None")
     shared = limiter or RateLimiter(policy or RateLimitPolicy(**keywords))
     if func is None:
         return lambda function: _decorate(function, shared)

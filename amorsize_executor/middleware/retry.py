@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, TypeVar, overload
@@ -20,12 +21,20 @@ from amorsize_executor.errors import (
     CircuitBreakerError,
     InvalidParameterError,
     InvalidParameterTypeError,
+    RateLimitExceeded,
     WorkerDiedError,
 )
 from amorsize_executor.events import logger
 from amorsize_executor.middleware.base import RUN, Admission, Again, Call, Middleware, Outcome, Settlement
 from amorsize_executor.middleware.shared import Shared
-from amorsize_executor.parameters import check_callable, check_count, check_number, check_seconds, check_types
+from amorsize_executor.parameters import (
+    check_callable,
+    check_count,
+    check_number,
+    check_seconds,
+    check_types,
+    is_finite,
+)
 from amorsize_executor.wire.decorated import decorate
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,6 +42,9 @@ T = TypeVar("T")
 
 FINAL = (CircuitBreakerError, WorkerDiedError)
 """Not retried unless a policy names them: a refusal is no attempt, and deaths have a budget of their own."""
+
+REFUSALS = (CircuitBreakerError, RateLimitExceeded)
+"""Ends of calls that nothing was tried for; no attempts, whether they are retried or not."""
 
 _LARGEST_EXPONENT = 700.0  # e to the power of it is still a float
 _LEAST_JITTER, _MOST_JITTER = 0.75, 1.25
@@ -142,6 +154,8 @@ class Retry(Shared, Middleware):
         rand: Callable[[], float] = random.random,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
+        if policy is not None and not isinstance(policy, RetryPolicy):
+            raise InvalidParameterTypeError("policy", policy, "must be a RetryPolicy or None")
         self.policy = policy or RetryPolicy()
         self._clock = clock or SystemClock()
         self._rand = rand
@@ -180,18 +194,19 @@ class Retry(Shared, Middleware):
         Raises:
             BaseException: What the last attempt raised, as it was, with the number of attempts noted on it.
         """
-        began_s, failures = self._clock.monotonic(), 0
+        began_s, failures, made = self._clock.monotonic(), 0, 0
         while True:
             try:
                 return func(*args, **kwargs)
             except BaseException as error:
                 failures += 1
+                made += not isinstance(error, REFUSALS)
                 delay = self.decide(error, failures, began_s)
                 if delay is None:
-                    note_attempts(error, failures - isinstance(error, CircuitBreakerError))
+                    note_attempts(error, made)
                     raise
                 self._tell(error, failures, delay)
-            self._sleep(delay)
+            self._sleep(min(delay, threading.TIMEOUT_MAX))
 
     def _tell(self, error: BaseException, attempt: int, delay: float) -> None:
         on_retry = self.policy.on_retry
@@ -207,7 +222,7 @@ class Retry(Shared, Middleware):
     def admit(self, call: Call) -> Admission:
         """Note when a call's first attempt begins, where there is a deadline."""
         if self.policy.deadline is not None and self not in call.state:
-            call.state[self] = 0, self._clock.monotonic()
+            call.state[self] = 0, 0, self._clock.monotonic()
         return RUN
 
     def settle(self, call: Call, outcome: Outcome) -> Settlement:
@@ -215,13 +230,14 @@ class Retry(Shared, Middleware):
         error = outcome.error
         if error is None:
             return None
-        failures, began_s = call.state.get(self, (0, 0.0))
+        failures, made, began_s = call.state.get(self, (0, 0, 0.0))
         failures += 1
+        made += not isinstance(error, REFUSALS)
         delay = self.decide(error, failures, began_s)
         if delay is None:
-            note_attempts(error, failures - isinstance(error, CircuitBreakerError))
+            note_attempts(error, made)
             return None
-        call.state[self] = failures, began_s
+        call.state[self] = failures, made, began_s
         return Again(delay, self.policy.on_retry and partial(self._tell, error, failures, delay))
 
     def __repr__(self) -> str:
@@ -235,8 +251,11 @@ class Retry(Shared, Middleware):
 
 def asked_delay(error: BaseException) -> float:
     """Return the seconds that an exception's ``retry_after`` asks to wait; 0 where it asks for nothing sensible."""
-    asked = getattr(error, "retry_after", None)
-    if isinstance(asked, bool) or not isinstance(asked, (int, float)) or not math.isfinite(asked):
+    try:
+        asked = getattr(error, "retry_after", None)
+    except Exception:  # noqa: BLE001 - a property of the user's, and the call's own error is what counts
+        return 0.0
+    if isinstance(asked, bool) or not isinstance(asked, (int, float)) or not is_finite(asked):
         return 0.0
     return max(0.0, float(asked))
 
@@ -248,10 +267,11 @@ def note_attempts(error: BaseException, attempts: int) -> None:
     """
     if attempts > 1:
         note = f"after {attempts} attempts"
-        if hasattr(error, "add_note"):
-            error.add_note(note)
-        else:
-            vars(error)["__notes__"] = [*getattr(error, "__notes__", ()), note]
+        with suppress(Exception):  # some refuse notes, and the error itself is what counts
+            if hasattr(error, "add_note"):
+                error.add_note(note)
+            else:
+                vars(error)["__notes__"] = [*getattr(error, "__notes__", ()), note]
 
 
 @overload

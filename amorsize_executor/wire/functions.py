@@ -46,6 +46,7 @@ class Function:
         given: The user's object.
         callable: The same without the guards at its outside, which the parent keeps.
         guards: These, outermost first.
+        has_inner_guards: Whether it has guards below other decorators, which stay with it.
         is_guarded: Whether it has any guards, outside or below other decorators.
         number: Its name on the wire, unique in this process.
         key: What measurements are kept under: the code, not the instance.
@@ -62,6 +63,7 @@ class Function:
         "callable",
         "given",
         "guards",
+        "has_inner_guards",
         "is_guarded",
         "key",
         "number",
@@ -72,7 +74,8 @@ class Function:
         self.given = function
         self.guards = guards_of(function)
         self.callable = strip(function)
-        self.is_guarded = bool(self.guards) or has_inner_guards(self.callable)
+        self.has_inner_guards = has_inner_guards(self.callable)
+        self.is_guarded = bool(self.guards) or self.has_inner_guards
         self.number = number
         self.key = measured_under(self.callable)
         self.weight = weigh(self.callable) if image is None else len(image)

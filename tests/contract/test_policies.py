@@ -197,6 +197,19 @@ def fail_unless_up(up, path, number):
     return number
 
 
+@every_mode
+def test_held_calls_go_on_when_the_breaker_is_reset(mode):
+    """They do not wait for the time that it would have stayed open."""
+    policy = CircuitBreakerPolicy(failure_threshold=1, timeout=3600.0, while_open="hold")
+    breaker = CircuitBreaker(policy)
+    with make_executor(mode, circuit_breaker=breaker) as executor:
+        assert executor.submit(payloads.raise_value_error, "down").exception()
+        futures = [executor.submit(abs, -number) for number in range(5)]
+        assert poll_until(lambda: executor.stats()["calls_held"], LIMIT_S)
+        breaker.reset()
+        assert [future.result(LIMIT_S) for future in futures] == list(range(5))
+
+
 def test_a_cancelled_probe_gives_its_place_back():
     """A probe that waits in a back-off further in is cancelled; the next call probes."""
 
@@ -277,6 +290,20 @@ def test_all_workers_together_keep_to_the_rate(mode):
         assert list(executor.map(payloads.square, range(100))) == [n * n for n in range(100)]
         assert executor.stats()["calls_held"] >= 1
     assert limiter.get_available_tokens() <= 10
+
+
+@every_mode
+def test_held_calls_go_on_when_the_bucket_is_filled(mode):
+    """They do not wait until the tokens would have come; on_wait is told once of each call that waits."""
+    heard: list = []
+    limiter = RateLimiter(RateLimitPolicy(0.0001, 1, on_wait=heard.append))
+    with make_executor(mode, rate_limit=limiter) as executor:
+        futures = [executor.submit(abs, -number) for number in range(2)]
+        assert futures[0].result(LIMIT_S) == 0
+        assert poll_until(lambda: executor.stats()["calls_held"] > 1, LIMIT_S)
+        limiter.reset()
+        assert futures[1].result(LIMIT_S) == 1
+    assert len(heard) == 1
 
 
 def test_a_limit_for_some_calls_does_not_hold_up_others():
@@ -573,6 +600,14 @@ def test_inner_guards_work_in_the_worker_with_a_warning(mode, tmp_path):
     assert [warning.filename for warning in told] == [__file__]
 
 
+@across
+def test_guards_below_one_that_is_lifted_are_warned_of_too(mode, tmp_path):
+    """The outer breaker moves to the parent, the retry below another decorator does not."""
+    with make_executor(mode) as executor, pytest.warns(UserWarning, match="below another decorator") as told:
+        assert list(executor.map(decorated.flaky_inside_guarded, [tmp_path / "a"])) == ["done"]
+    assert [warning.filename for warning in told] == [__file__]
+
+
 def test_decorated_functions_pickle(tmp_path):
     """By their own name where that leads to them, by value otherwise; methods with their object."""
     assert pickle.loads(pickle.dumps(decorated.flaky)) is decorated.flaky
@@ -602,3 +637,35 @@ def test_views_show_their_options():
     with AdaptiveExecutor() as executor:
         shown = repr(executor.options(priority=2, key="k", retry=Retry(RetryPolicy(max_retries=7))))
     assert shown.startswith("<view with priority=2, key='k', retry=Retry(max_retries=7) of <AdaptiveExecutor")
+
+
+class BusyError(Exception):
+    """Asks to be left alone for a while."""
+
+    def __init__(self, retry_after) -> None:
+        super().__init__(retry_after)
+        self.retry_after = retry_after
+
+
+def be_busy(retry_after):
+    """Ask to be left alone."""
+    raise BusyError(retry_after)
+
+
+@every_mode
+def test_a_service_that_asks_for_ages_breaks_nothing(mode):
+    """A call backs off for longer than any timer of the system can wait; others run, and it can be cancelled."""
+    asked = threading.Event()
+    policy = RetryPolicy(max_retries=1, initial_delay=0.001, on_retry=lambda *_: asked.set())
+    with make_executor(mode, retry=policy) as executor:
+        futures = [executor.submit(be_busy, seconds) for seconds in (1e7, 1e300)]
+        assert asked.wait(LIMIT_S)
+        assert poll_until(lambda: executor.stats()["calls_retried"] == 2, LIMIT_S)
+        assert executor.submit(abs, -1).result() == 1
+        assert all(future.cancel() for future in futures)
+
+
+def test_a_number_of_seconds_that_no_float_holds_asks_for_nothing():
+    """The call's own error comes back."""
+    with AdaptiveExecutor(max_workers=1, retry=QUICK) as executor:
+        assert isinstance(executor.submit(be_busy, 10**400).exception(), BusyError)

@@ -319,6 +319,8 @@ def test_ways_to_decorate():
         {"on_open": 1},
         {"failure_rate": 1.1},
         {"window": 0},
+        {"window": 10**30},
+        {"timeout": 10**400},
         {"while_open": "wait"},
     ],
 )
@@ -326,3 +328,69 @@ def test_wrong_parameters_are_named(wrong):
     """The error names the parameter."""
     with pytest.raises(ValueError, match=list(wrong)[-1]):
         CircuitBreakerPolicy(**wrong)
+
+
+def test_resetting_a_closed_breaker_is_no_change_to_log(caplog):
+    """Its callback is called all the same."""
+    heard = []
+    breaker = CircuitBreaker(CircuitBreakerPolicy(on_close=lambda: heard.append("closed")))
+    breaker.reset()
+    assert heard == ["closed"]
+    assert not caplog.records
+
+
+class NamedError(OSError):
+    """Has an ``__init__`` that nobody else can call."""
+
+    def __init__(self, *, name) -> None:
+        super().__init__(2, "gone", name)
+        self.name = name
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(2, "gone", "here"),
+        UnicodeDecodeError("utf-8", b"x", 0, 1, "no"),
+        ModuleNotFoundError("no", name="missing"),
+        StopIteration(3),
+        NamedError(name="here"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_the_last_exception_says_what_the_error_said(error):
+    """With what builtin types keep apart from their arguments."""
+    breaker = CircuitBreaker()
+
+    def fail():
+        raise error
+
+    with pytest.raises(type(error)):
+        breaker.call(fail)
+    kept = breaker.last_exception
+    assert type(kept) is type(error)
+    assert (str(kept), kept.args, vars(kept)) == (str(error), error.args, vars(error))
+    assert kept.__traceback__ is None
+    for name in ("filename", "name", "value"):
+        assert getattr(kept, name, None) == getattr(error, name, None)
+
+
+def test_a_probe_that_a_callback_interrupts_gives_its_place_back():
+    """Ctrl-C in on_half_open ends the call before it is made; the next one probes."""
+
+    def interrupt():
+        if not heard:
+            heard.append("half open")
+            raise KeyboardInterrupt
+
+    heard: list = []
+    clock = ManualClock()
+    policy = CircuitBreakerPolicy(failure_threshold=1, success_threshold=1, on_half_open=interrupt)
+    breaker = CircuitBreaker(policy, clock=clock)
+    with pytest.raises(ValueError, match="x"):
+        breaker.call(int, "x")
+    clock.advance(60)
+    with pytest.raises(KeyboardInterrupt):
+        breaker.call(abs, -1)
+    assert breaker.call(abs, -2) == 2
+    assert breaker.state is CircuitState.CLOSED

@@ -91,8 +91,31 @@ def test_the_burst_is_a_second_by_default():
     assert [RateLimitPolicy(rate).burst_size for rate in (0.1, 1, 2.9, 50)] == [1, 1, 2, 50]
 
 
-@pytest.mark.parametrize("wrong", [{"requests_per_second": 0}, {"burst_size": 0}, {"wait_on_limit": 1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"requests_per_second": 0},
+        {"requests_per_second": 10**400},
+        {"burst_size": 0},
+        {"burst_size": 10**400},
+        {"wait_on_limit": 1},
+    ],
+)
 def test_wrong_parameters_are_named(wrong):
     """The error names the parameter."""
     with pytest.raises(ValueError, match=next(iter(wrong))):
         RateLimitPolicy(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("use", "named"),
+    [
+        (RateLimiter, "policy=5"),
+        (lambda policy: with_rate_limit(policy=policy), "policy=5"),
+        (lambda limiter: with_rate_limit(limiter=limiter), "limiter=5"),
+    ],
+)
+def test_what_is_no_policy_or_limiter_is_named(use, named):
+    """Before anything is called."""
+    with pytest.raises(TypeError, match=named):
+        use(5)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amorsize_executor.clock import ManualClock
-from amorsize_executor.errors import CircuitBreakerError, WorkerDiedError
+from amorsize_executor.errors import CircuitBreakerError, RateLimitExceeded, WorkerDiedError
 from amorsize_executor.middleware.base import Again, Call, Outcome
 from amorsize_executor.middleware.retry import Retry, RetryPolicy, retry_call, with_retry
 from tests import payloads
@@ -199,12 +199,25 @@ def test_as_a_layer_it_answers_as_around_a_function():
         {"on_retry": 3},
         {"deadline": -1.0},
         {"budget": -1},
+        {"initial_delay": 10**400},
+        {"max_delay": 10**400},
+        {"deadline": 10**400},
+        {"exponential_base": 10**400},
     ],
 )
 def test_wrong_parameters_are_named(wrong):
     """The error names a parameter that was given, and is a ValueError."""
     with pytest.raises(ValueError, match="|".join(wrong)):
         RetryPolicy(**wrong)
+
+
+@pytest.mark.parametrize(
+    "use", [Retry, lambda policy: with_retry(policy=policy), lambda policy: retry_call(abs, (1,), None, policy)]
+)
+def test_what_is_no_policy_is_named(use):
+    """Before anything is called."""
+    with pytest.raises(TypeError, match="policy=5"):
+        use(5)
 
 
 def test_ways_to_decorate():
@@ -243,3 +256,46 @@ def test_copies_in_one_process_share_what_is_left():
     """A retry that was pickled and unpickled here is the same one."""
     retry = Retry(RetryPolicy(budget=3))
     assert pickle.loads(pickle.dumps(retry)) is retry
+
+
+class UnwillingError(Exception):
+    """Neither tells how long to wait nor takes notes."""
+
+    @property
+    def retry_after(self):
+        raise RuntimeError
+
+    def add_note(self, note):
+        raise RuntimeError(note)
+
+
+def test_an_error_that_refuses_questions_and_notes_is_raised_as_it_was():
+    """What its own code raises does not take its place."""
+    failing = itertools.repeat(UnwillingError("down"))
+
+    def fail():
+        raise next(failing)
+
+    retry, slept, _clock = waiting(RetryPolicy(max_retries=2))
+    with pytest.raises(UnwillingError, match="down"):
+        retry.call(fail)
+    assert len(slept) == 2
+
+
+@pytest.mark.parametrize("refusal", [CircuitBreakerError("open", "open", 0.0, 1.0), RateLimitExceeded(1.0)])
+def test_refusals_are_no_attempts(refusal):
+    """Two attempts are noted, though the call was refused in between; around a function and in an executor."""
+    policy = RetryPolicy(max_retries=2, retry_on_exceptions=(CircuitBreakerError, RateLimitExceeded, ValueError))
+
+    def fail_in_turn(endings):
+        raise next(endings)
+
+    last = ValueError("last")
+    with pytest.raises(ValueError, match="last"):
+        waiting(policy)[0].call(fail_in_turn, iter([ValueError(), refusal, last]))
+    assert last.__notes__ == ["after 2 attempts"]
+
+    last, retry, call = ValueError("last"), waiting(policy)[0], Call(abs, (1,), {})
+    answers = [retry.settle(call, Outcome(error=error)) for error in (ValueError(), refusal, last)]
+    assert [isinstance(answer, Again) for answer in answers] == [True, True, False]
+    assert last.__notes__ == ["after 2 attempts"]

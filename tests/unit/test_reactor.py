@@ -66,6 +66,16 @@ def test_timers_in_order_of_their_time(loop):
     assert done == ["first", "second"]
 
 
+@pytest.mark.parametrize("seconds", [1e7, 1e300, float("inf")])
+def test_a_timer_may_be_further_away_than_the_selector_can_wait(loop, seconds):
+    """The loop waits in parts, and is woken as ever."""
+    loop.call_later(seconds, lambda: None)
+    waker = threading.Timer(0.01, loop.call_soon, [lambda: None])
+    waker.start()
+    loop.wait()
+    waker.join()
+
+
 def test_a_descriptor_let_go_in_the_same_turn_is_not_called(loop):
     """A callback that lets another descriptor go keeps that one's callback from running."""
     called = []
