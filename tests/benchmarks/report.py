@@ -33,7 +33,7 @@ measurement had a process of its own.
 
 On a quiet machine, from the project's folder (an hour or two; `--quick` takes minutes and only shows that all runs):
 
-```
+```text
 python -m pip install -e '.[benchmarks]'
 python -m tests.benchmarks.race
 python -m tests.benchmarks.figures
