@@ -29,7 +29,8 @@ BUSY_S = 30.0
 """How long a commit waits for other processes."""
 
 _SMALLEST_BYTES = 512  # a page
-_UNFIT = (sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError, OverflowError)
+_UNFIT = (sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError, OverflowError, UnicodeError)
+"""Errors of a row that SQLite can never hold."""
 _abandoned: list[sqlite3.Connection] = []  # of the parent, after a fork: closing them here would hurt it
 
 
@@ -229,7 +230,7 @@ class Journal:
                 for statement, row in statements:
                     writer.execute(statement, row)
                 writer.execute("COMMIT")
-            except sqlite3.Error as error:
+            except (sqlite3.Error, *_UNFIT) as error:
                 raise self._refusal(error) from error
             finally:
                 _roll_back(writer)
@@ -313,7 +314,7 @@ class Journal:
             finally:
                 _roll_back(writer)
 
-    def _refusal(self, error: sqlite3.Error) -> StorageError:
+    def _refusal(self, error: Exception) -> StorageError:
         """Say in words of ours what SQLite says."""
         text = str(error)
         for said, problem in _MEANINGS:

@@ -177,6 +177,17 @@ def test_an_error_that_cannot_be_shown_is_kept(queue, policy):
     assert stored(policy)[0].error_type == "BrokenError"
 
 
+def test_texts_with_bytes_that_are_no_characters_are_kept(queue, policy):
+    """As an error has them that names such a file; the item comes back as it was."""
+    name = "caf\udcff"
+    queue.add(name, failure(OSError(name)))
+    queue.add("plain", OSError("plain"))
+    queue.add_soon(DLQEntry.of(name, failure(OSError(name))))
+    queue.update(queue.get_entries()[0].failed_again(failure(KeyError(name))))
+    assert [entry.item for entry in stored(policy)] == [name, "plain", name]
+    assert [entry.error_message for entry in stored(policy)] == [r"'caf\udcff'", "plain", r"caf\udcff"]
+
+
 def test_several_threads_and_queues_add_at_once(policy):
     """Each entry is there exactly once."""
 
