@@ -30,6 +30,7 @@ from amorsize_executor.errors import UnstableKeyError
 DIGEST_BYTES = 16
 _TICK_S = 0.01
 _MOST_INNER = 32
+_SET_REDUCES = set.__reduce__, frozenset.__reduce__
 _LARGE_BYTES = 4096  # hashed where it lies instead of being copied together with the rest
 
 
@@ -344,7 +345,7 @@ class _Encoder:
 
     def add_reduced(self, item: Any) -> None:
         """Add what an object would be pickled as: how it is made, of what, and its state."""
-        kind = type(item)
+        kind: Any = type(item)
         try:
             reduce = copyreg.dispatch_table.get(kind)
             reduced = reduce(item) if reduce is not None else item.__reduce_ex__(4)
@@ -362,9 +363,13 @@ class _Encoder:
                 self.add(inner)
             return
         maker, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
+        if reduce is None and kind.__reduce__ in _SET_REDUCES:  # which lists its items in the order of their hashes
+            arguments = tuple(map(frozenset, arguments))
+        if pairs is not None:
+            pairs = dict(pairs) if kind.__eq__ is dict.__eq__ else list(pairs)
         self.text(b"R", _global_name(kind))
         self.text(b"G", _global_name(maker))
-        for part in (arguments, state, items and list(items), pairs and list(pairs)):
+        for part in (arguments, state, items and list(items), pairs or None):
             self.add(part)
 
 
