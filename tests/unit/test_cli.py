@@ -84,6 +84,24 @@ def test_a_dead_letter_is_shown_with_its_traceback(amorsize, letters):
     assert err == "amorsize: error: 3 calls have an id that begins with ''\n"
 
 
+def test_metadata_are_the_users_and_hide_nothing(amorsize, tmp_path):
+    """Whatever their names and types."""
+    directory = tmp_path / "own"
+    with DeadLetterQueue(DLQPolicy(directory)) as queue:
+        queue.add("x", ValueError("bad"), metadata={"function": payloads.identity, "id": 17, "error": 404})
+        (entry,) = queue.get_entries()
+    where = "--directory", directory
+    status, out, _err = amorsize("dlq", "list", *where)
+    assert (status, out.splitlines()[1].split()[-2:]) == (0, ["-", "'x'"])
+    status, out, _err = amorsize("dlq", "show", entry.entry_id, *where)
+    assert status == 0
+    assert entry.entry_id in out
+    assert "ValueError: bad" in out
+    assert "404" in out
+    status, out, _err = amorsize("dlq", "replay", "tests.payloads:identity", *where, "--json")
+    assert (status, json.loads(out)["succeeded"]) == (0, 1)
+
+
 def test_dead_letters_are_replayed(amorsize, letters):
     """Those of the named function; what succeeds is gone, what fails again stays, and the status tells."""
     where = "--directory", letters

@@ -24,7 +24,7 @@ from amorsize_executor import (
 from amorsize_executor.errors import InvalidParameterTypeError
 from amorsize_executor.middleware.base import Call, Middleware
 from amorsize_executor.middleware.dead_letters import DeadLetters, layer_of
-from amorsize_executor.storage.encoding import Unrestorable
+from amorsize_executor.storage.encoding import Unrestorable, to_json
 from tests import payloads
 from tests.layers import run_call
 from tests.processes import environment
@@ -334,6 +334,39 @@ def test_lines_are_imported_into_the_store(queue, policy, tmp_path):
         assert other.import_lines(path) == 1
         assert [entry.item for entry in other.get_entries()] == [0, (1, 2)]
     assert [entry.item for entry in stored(target)] == [0, (1, 2)]
+
+
+GOOD = {"item": [1], "error_type": "E", "error_message": "m", "timestamp": 1.0}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"error_type": [1]},
+        {"error_message": None},
+        {"timestamp": "yesterday"},
+        {"timestamp": True},
+        {"timestamp": float("nan")},
+        {"traceback": 7},
+        {"retry_count": "z"},
+        {"retry_count": -1},
+        {"metadata": 5},
+        {"entry_id": 7},
+        {"style": "none"},
+        {"style": "args", "item": 1},
+        {"style": "call"},
+        {"style": "call", "item": [[], {1: 2}]},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_lines_that_are_no_dead_letters_are_refused(queue, tmp_path, wrong):
+    """All of the file, before anything of it can spoil the store."""
+    path = tmp_path / "out.jsonl"
+    path.write_text("".join(to_json({**GOOD, **more}) + "\n" for more in ({}, wrong)))
+    with pytest.raises(StorageError, match="holds no dead letters"):
+        queue.import_lines(path)
+    assert (queue.size(), queue.journal.read("SELECT * FROM entries")) == (0, [])
 
 
 def test_pickles_are_imported_only_when_that_is_said_and_safe(tmp_path):
