@@ -456,7 +456,8 @@ def test_an_executor_keeps_what_has_failed_for_good(policy):
 
 def test_a_layer_is_made_of_a_directory_a_policy_a_queue_or_a_layer(tmp_path, queue):
     """Anything else is a TypeError."""
-    assert layer_of(str(tmp_path / "d")).queue.policy == DLQPolicy(str(tmp_path / "d"))
+    for directory in (str(tmp_path / "d"), tmp_path / "d"):
+        assert layer_of(directory).queue.policy == DLQPolicy(directory)
     assert layer_of(queue.policy).queue.policy is queue.policy
     assert layer_of(queue).queue is queue
     layer = Middleware()
@@ -511,6 +512,16 @@ def test_a_replay_runs_on_an_executor_of_its_own(three):
     _results, (failed,) = replay_failed_items(three, payloads.raise_for_text)
     assert failed.error_type == "ValueError"
     assert "payloads.py" in failed.traceback
+
+
+def test_a_replay_through_an_executor_that_keeps_dead_letters_keeps_each_once(three, policy):
+    """What fails again is there already."""
+    with AdaptiveExecutor(2, dead_letters=three, backend="thread") as executor:
+        for _ in range(2):
+            replay_failed_items(three, half, executor=executor)
+    (entry,) = stored(policy)
+    assert (entry.item, entry.retry_count) == ("x", 2)
+    assert three.get_entries() == [entry]
 
 
 def test_what_is_added_meanwhile_stays(three, policy):
