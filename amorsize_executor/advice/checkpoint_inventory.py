@@ -9,6 +9,7 @@ from amorsize_executor.errors import StorageError
 from amorsize_executor.middleware.checkpoint import SUFFIX, open_journal
 from amorsize_executor.middleware.checkpoint_snapshot import SUFFIXES, files_of, is_whole, list_snapshots
 from amorsize_executor.storage import place
+from amorsize_executor.storage.journal import FOREIGN
 
 _COUNT_RESULTS = """SELECT place, function, count(position), total(length(value)), first_at
     FROM maps LEFT JOIN results ON results.map = maps.id GROUP BY maps.id ORDER BY maps.first_at"""
@@ -17,10 +18,14 @@ _COUNT_RESULTS = """SELECT place, function, count(position), total(length(value)
 def list_all(directory: Path) -> list[dict[str, Any]]:
     """Return the journals and snapshots of a directory, by name: ``name``, ``kind``, ``bytes``, ``modified_at``.
 
+    Other programs' files are passed over.
+
     Raises:
         OSError: There is no such directory.
     """
-    found = [("journal", path.name[: -len(SUFFIX)], path) for path in sorted(directory.glob(f"*{SUFFIX}"))]
+    names = [path.name[: -len(SUFFIX)] for path in sorted(directory.glob(f"*{SUFFIX}")) if path.is_file()]
+    journals = [(name, open_journal(directory, name)) for name in names if place.is_name(name)]
+    found = [("journal", name, journal.path) for name, journal in journals if not journal.is_foreign()]
     for name in list_snapshots(directory):
         newest = [files_of(directory, name, form) for form in SUFFIXES]
         paths = [files.path(files.versions()[0]) for files in newest if files.versions()]
@@ -69,13 +74,15 @@ def delete_all(directory: Path, name: str) -> list[str]:
     """Remove the journal and all snapshots of a name; return the names of the files.
 
     Raises:
-        OSError: There is no such checkpoint, or it cannot be removed.
+        OSError: There is no such checkpoint, it cannot be removed, or another program's database has its name.
     """
     journal = open_journal(directory, name)
+    if journal.is_foreign():
+        raise StorageError(journal.path, f"{FOREIGN}, so it is not removed")
     paths = [journal.path.with_name(journal.path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
     for form in SUFFIXES:
         files = files_of(directory, name, form)
-        paths += [files.path(version) for version in files.versions()]
+        paths += [*(files.path(version) for version in files.versions()), *files.leftovers()]
     there = [path for path in paths if path.exists()]
     if not there:
         raise StorageError(directory, f"there is no checkpoint {name!r}")

@@ -9,7 +9,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import TYPE_CHECKING, Any
 
 from amorsize_executor.errors import WorkerDiedError
-from amorsize_executor.executor import AdaptiveExecutor
+from amorsize_executor.executor import AdaptiveExecutor, CallingExecutor
 from amorsize_executor.parameters import check_callable
 from amorsize_executor.storage.dead_letter import DLQEntry
 from amorsize_executor.storage.dead_letter_queue import DeadLetterQueue
@@ -64,7 +64,7 @@ def replay_failed_items(
         dlq: Whose entries; call its ``load()`` first for those of earlier runs.
         func: Called with each entry's arguments.
         clear_on_success: Remove what succeeded and update what failed again; False to leave the queue as it is.
-        executor: Runs the calls; None for an ``AdaptiveExecutor`` of this function's own.
+        executor: Runs the calls, without its own dead letters; None for an ``AdaptiveExecutor`` of this function's own.
         entries: Those to replay; None for all that the queue has.
 
     Returns:
@@ -82,6 +82,8 @@ def replay_failed_items(
     with contextlib.ExitStack() as stack:
         if executor is None:
             executor = stack.enter_context(AdaptiveExecutor())
+        elif isinstance(executor, CallingExecutor):  # what fails again is there already
+            executor = executor.options(dead_letters=None)
         for entry, future in _run(executor, func, chosen):
             error = _failure_of(future) if future is not None else None
             if future is None:

@@ -73,6 +73,12 @@ def open_queue(arguments: argparse.Namespace) -> DeadLetterQueue:
     return DeadLetterQueue(DLQPolicy(arguments.directory, max_entries=0, auto_persist=False))
 
 
+def function_of(metadata: dict[str, Any]) -> str:
+    """Return the name of the function that was called, without its module; empty if it is not known."""
+    name = metadata.get("function")
+    return name.rpartition(":")[2] if isinstance(name, str) else ""
+
+
 def run_list(arguments: argparse.Namespace, renderer: Renderer) -> None:
     """Show a table of what is stored."""
     with open_queue(arguments) as queue:
@@ -88,7 +94,7 @@ def run_list(arguments: argparse.Namespace, renderer: Renderer) -> None:
             when(row["timestamp"]),
             row["error_type"],
             row["retry_count"],
-            row["metadata"].get("function", "-").rpartition(":")[2],
+            function_of(row["metadata"]) or "-",
             row["shown"],
         )
         for row in rows
@@ -110,8 +116,9 @@ def run_show(arguments: argparse.Namespace, renderer: Renderer) -> None:
         "error": f"{row['error_type']}: {row['error_message']}",
         "retries": row["retry_count"],
         "arguments": row["shown"],
-        **row["metadata"],
     }
+    for name, value in row["metadata"].items():
+        facts[f"metadata {name}" if name in facts else name] = value
     renderer.facts(row, facts, "", row["traceback"] or "(no traceback was kept)")
 
 
@@ -125,9 +132,7 @@ def run_replay(arguments: argparse.Namespace, renderer: Renderer) -> int | None:
     with open_queue(arguments) as queue:
         queue.load()
         entries = [
-            entry
-            for entry in queue.get_entries()
-            if arguments.all or entry.metadata.get("function", f":{wanted}").rpartition(":")[2] == wanted
+            entry for entry in queue.get_entries() if arguments.all or function_of(entry.metadata) in ("", wanted)
         ]
         others = queue.size() - len(entries)
         with AdaptiveExecutor(arguments.workers) as executor:

@@ -123,8 +123,9 @@ def files_of(directory: Path, name: str, form: str) -> SnapshotFiles:
 
 def list_snapshots(directory: Path) -> list[str]:
     """Return the names of all snapshots in a directory, sorted."""
-    pattern = re.compile(r"(\w.*)_checkpoint(?:_v[1-9]\d*)?\.(?:pkl|json)")
-    return sorted({match[1] for entry in directory.iterdir() if (match := pattern.fullmatch(entry.name))})
+    pattern = re.compile(r"(.+)_checkpoint(?:_v[1-9]\d*)?\.(?:pkl|json)")
+    found = (pattern.fullmatch(entry.name) for entry in directory.iterdir())
+    return sorted({match[1] for match in found if match and place.is_name(match[1])})
 
 
 def _modified_at(files: SnapshotFiles) -> int:

@@ -7,6 +7,7 @@ settle: an error ──► DeadLetterQueue ──► in memory, bounded
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -112,7 +113,7 @@ def layer_of(value: object) -> Middleware:
         InvalidParameterTypeError: It is none of these.
         OSError: The directory cannot be made, or others may write into it.
     """
-    if isinstance(value, str):
+    if isinstance(value, (str, os.PathLike)):
         value = DLQPolicy(directory=value)
     if isinstance(value, DLQPolicy):
         value = DeadLetterQueue(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import os
 import time
 import traceback as tracebacks
@@ -10,12 +11,21 @@ import uuid
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from amorsize_executor.errors import InvalidParameterTypeError
+from amorsize_executor.errors import InvalidParameterError, InvalidParameterTypeError
 from amorsize_executor.parameters import check_choice, check_count, check_flag
 from amorsize_executor.storage import encoding, place
 
 STYLES = "item", "args", "call"
 """How an entry's item becomes a call: ``f(item)``, ``f(*item)``, ``f(*item[0], **item[1])``."""
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "error_type": str,
+    "error_message": str,
+    "timestamp": (int, float),
+    "traceback": (str, type(None)),
+    "metadata": dict,
+    "entry_id": str,
+}
 
 
 class DLQFormat(enum.Enum):
@@ -96,15 +106,28 @@ class DLQEntry:
         """Return the entry that ``to_dict`` was asked of; what has a default may be missing.
 
         Raises:
-            ValueError: A field is missing or unknown, or the style is none.
+            ValueError: A field is missing, unknown or of the wrong type, or the item is no call of the style.
         """
         try:
             entry = cls(**data)
-            check_choice("style", entry.style, STYLES)
+            entry._check()
         except TypeError as error:
             message = f"is no dead letter: {error}"
             raise ValueError(message) from error
         return entry
+
+    def _check(self) -> None:
+        """Raise unless the fields can be stored, shown and run: what came from a file may be anything."""
+        for name, kinds in _KINDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise InvalidParameterTypeError(name, value, "is of another type in a dead letter")
+        if not math.isfinite(self.timestamp):
+            raise InvalidParameterError("timestamp", self.timestamp, "must be finite")
+        check_count("retry_count", self.retry_count, least=0, optional=False)
+        check_choice("style", self.style, STYLES)
+        if self.can_rerun and not all(isinstance(name, str) for name in self.arguments()[1]):
+            raise InvalidParameterTypeError("item", self.item, "must have text as names of arguments")
 
     @property
     def can_rerun(self) -> bool:

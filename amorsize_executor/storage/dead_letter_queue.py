@@ -190,9 +190,9 @@ class DeadLetterQueue:
             if entry.entry_id in self._entries:
                 self._entries[entry.entry_id] = entry
         if self._has_store():
-            error = entry.error_type, entry.error_message, entry.timestamp, entry.traceback, entry.retry_count
             metadata = encoding.to_json(entry.metadata, pickles=True)
-            self.journal.write([(_UPDATE, (*error, metadata, entry.entry_id))])
+            row = *_error_of(entry), entry.retry_count, metadata, entry.entry_id
+            self.journal.write([(_UPDATE, row)])
 
     def _keep(self, entries: Iterable[DLQEntry]) -> None:
         with self._lock:
@@ -333,12 +333,22 @@ class DeadLetterQueue:
             except Exception:  # noqa: BLE001 - for whatever reason: as JSON its repr is kept at least
                 form, item = "json", encoding.to_json(entry.item, pickles=True).encode("ascii")
         metadata = encoding.to_json(entry.metadata, pickles=True)
-        error = entry.entry_id, entry.error_type, entry.error_message, entry.timestamp, entry.traceback
-        return (*error, entry.retry_count, metadata, entry.style, form, item, encoding.show(entry.item))
+        shown = _storable(encoding.show(entry.item))
+        return entry.entry_id, *_error_of(entry), entry.retry_count, metadata, entry.style, form, item, shown
 
     def _form_of(self, path: Path) -> str:
         by_suffix = {".json": "json", ".jsonl": "lines", ".pkl": "pickle", ".pickle": "pickle"}
         return by_suffix.get(path.suffix.lower(), self.policy.format.value)
+
+
+def _error_of(entry: DLQEntry) -> tuple[Any, ...]:
+    message, traceback = _storable(entry.error_message), entry.traceback
+    return _storable(entry.error_type), message, entry.timestamp, traceback and _storable(traceback)
+
+
+def _storable(text: str) -> str:
+    """Return a text as SQLite can hold it: file names may have bytes that are no characters."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _entry(row: tuple[Any, ...]) -> DLQEntry:

@@ -30,6 +30,10 @@ from amorsize_executor.errors import UnstableKeyError
 DIGEST_BYTES = 16
 _TICK_S = 0.01
 _MOST_INNER = 32
+_SET_REDUCES = set.__reduce__, frozenset.__reduce__
+_WORTH_KNOWING = 8  # objects in an object, from which on its form is kept
+_MOST_RETURNS = 20_000  # to objects whose form depends on the way to them
+_TANGLED = "a graph of objects with so many ways from one to another"
 _LARGE_BYTES = 4096  # hashed where it lies instead of being copied together with the rest
 
 
@@ -43,15 +47,17 @@ def digest(item: Any, what: str, *, lenient: bool = False, before: bytes = b"") 
         before: What goes into the hash as well.
 
     Raises:
-        UnstableKeyError: A part has no stable hash (a lock, a generator, an open file), and ``lenient`` is false.
+        UnstableKeyError: A part has no stable hash (a lock, a generator, an open file, a dense graph of objects), and
+            ``lenient`` is false.
     """
     encoder = _Encoder(lenient=lenient)
     try:
         encoder.add(item)
-    except _UnstableError as error:
-        raise UnstableKeyError(what, str(error)) from error
-    except RecursionError as error:
-        raise UnstableKeyError(what, "something nested so deeply") from error
+    except (_UnstableError, RecursionError) as error:
+        kind = "something nested so deeply" if isinstance(error, RecursionError) else str(error)
+        if not lenient:
+            raise UnstableKeyError(what, kind) from error
+        encoder.parts = [b"?", kind.encode()]
     return _hash(before + b"".join(encoder.parts))
 
 
@@ -244,14 +250,23 @@ class _UnstableError(Exception):
 
 
 class _Encoder:
-    """Turns objects into bytes: a letter for the type, a length where the end is not obvious, the content."""
+    """Turns objects into bytes: a letter for the type, a length where the end is not obvious, the content.
 
-    __slots__ = ("_lenient", "_open", "parts")
+    The form of an object that is met again is known, so that shared parts cost once and not once for each way to them.
+    But in a cycle an object has another form on each way to it: where the ways are too many, there is no hash.
+    """
+
+    __slots__ = ("_cyclic", "_known", "_lenient", "_open", "_outermost", "_returns", "_visits", "parts")
 
     def __init__(self, *, lenient: bool) -> None:
         self.parts: list[bytes] = []
         self._lenient = lenient
         self._open: dict[int, int] = {}  # ids of the objects around the present one, and how deep they are
+        self._outermost = sys.maxsize  # how deep the outermost of them is that a part of the present one refers to
+        self._known: dict[int, tuple[Any, bytes]] = {}  # objects (thereby alive) in no cycle, and their forms, by id
+        self._cyclic: dict[int, Any] = {}  # objects in a cycle, by id
+        self._visits = 0
+        self._returns = 0  # to objects in a cycle
 
     def add(self, item: Any) -> None:
         form = _FORMS.get(type(item))
@@ -260,22 +275,42 @@ class _Encoder:
             return
         mark = id(item)
         if mark in self._open:  # it holds itself
+            self._outermost = min(self._outermost, self._open[mark])
             self.parts.append(b"^%d;" % (len(self._open) - self._open[mark]))
-            return
-        self._open[mark] = len(self._open)
-        try:
-            (_BUILT.get(type(item)) or _Encoder.add_object)(self, item)
-        finally:
-            del self._open[mark]
+        elif mark in self._known:
+            self.parts.append(self._known[mark][1])
+        else:
+            self.add_composite(item, mark)
+
+    def add_composite(self, item: Any, mark: int) -> None:
+        outermost, self._outermost = self._outermost, sys.maxsize
+        depth = self._open[mark] = len(self._open)
+        self._visits += 1
+        visits, parts, self.parts = self._visits, self.parts, []
+        (_BUILT.get(type(item)) or _Encoder.add_object)(self, item)
+        del self._open[mark]
+        form, self.parts = b"".join(self.parts), parts
+        if len(form) > _LARGE_BYTES:
+            form = b"#" + _hash(form)
+        parts.append(form)
+        if self._outermost <= depth:
+            self.note_cycle(item, mark)
+        elif self._visits - visits >= _WORTH_KNOWING:
+            self._known[mark] = item, form
+        self._outermost = min(self._outermost, outermost)
+
+    def note_cycle(self, item: Any, mark: int) -> None:
+        self._returns += mark in self._cyclic
+        self._cyclic[mark] = item
+        if self._returns > _MOST_RETURNS:
+            raise _UnstableError(_TANGLED)
 
     def apart(self, item: Any) -> bytes:
         """Return the form of a part, to sort by it."""
         parts, self.parts = self.parts, []
-        try:
-            self.add(item)
-            return b"".join(self.parts)
-        finally:
-            self.parts = parts
+        self.add(item)
+        form, self.parts = b"".join(self.parts), parts
+        return form
 
     def text(self, tag: bytes, text: str) -> None:
         self.raw(tag, text.encode("utf-8", "surrogatepass"))
@@ -344,7 +379,7 @@ class _Encoder:
 
     def add_reduced(self, item: Any) -> None:
         """Add what an object would be pickled as: how it is made, of what, and its state."""
-        kind = type(item)
+        kind: Any = type(item)
         try:
             reduce = copyreg.dispatch_table.get(kind)
             reduced = reduce(item) if reduce is not None else item.__reduce_ex__(4)
@@ -362,9 +397,13 @@ class _Encoder:
                 self.add(inner)
             return
         maker, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
+        if reduce is None and kind.__reduce__ in _SET_REDUCES:  # which lists its items in the order of their hashes
+            arguments = tuple(map(frozenset, arguments))
+        if pairs is not None:
+            pairs = dict(pairs) if kind.__eq__ is dict.__eq__ else list(pairs)
         self.text(b"R", _global_name(kind))
         self.text(b"G", _global_name(maker))
-        for part in (arguments, state, items and list(items), pairs and list(pairs)):
+        for part in (arguments, state, items and list(items), pairs or None):
             self.add(part)
 
 

@@ -10,6 +10,7 @@ has to be repaired. Several processes may write to one journal; they wait for ea
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
@@ -28,8 +29,11 @@ Statement = tuple[str, Sequence[Any]]
 BUSY_S = 30.0
 """How long a commit waits for other processes."""
 
+FOREIGN = "is a database of something else"
+
 _SMALLEST_BYTES = 512  # a page
-_UNFIT = (sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError, OverflowError)
+_UNFIT = (sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError, OverflowError, UnicodeError)
+"""Errors of a row that SQLite can never hold."""
 _abandoned: list[sqlite3.Connection] = []  # of the parent, after a fork: closing them here would hurt it
 
 
@@ -114,6 +118,17 @@ class Journal:
         """Tell whether there is such a file; makes none."""
         return self.path.exists()
 
+    def is_foreign(self) -> bool:
+        """Tell whether the file is a sound database, but of something else. Makes and changes nothing."""
+        try:
+            place.check_database(self.path)
+            uri = f"{self.path.absolute().as_uri()}?mode=ro&immutable=1"  # else a file is left beside it
+            with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+                tables, application_id = _marks_of(connection)
+        except (sqlite3.Error, StorageError):
+            return False
+        return bool(tables or application_id) and application_id != self.kind.application_id
+
     def close(self) -> None:
         """Commit what was appended and let go of the file. What cannot be written is told to the log."""
         if self._pid != os.getpid():
@@ -156,13 +171,11 @@ class Journal:
             raise self._refusal(error) from error
 
     def _is_new(self, connection: sqlite3.Connection) -> bool:
-        # In this order: who makes the file at this moment sets both in one transaction.
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+        tables, application_id = _marks_of(connection)
         if not application_id and not tables:
             return True
         if application_id != self.kind.application_id:
-            raise StorageError(self.path, "is a database of something else; give it another place")
+            raise StorageError(self.path, f"{FOREIGN}; give it another place")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version != self.kind.version:
             problem = f"was written by another version of this package (format {version}, not {self.kind.version})"
@@ -229,7 +242,7 @@ class Journal:
                 for statement, row in statements:
                     writer.execute(statement, row)
                 writer.execute("COMMIT")
-            except sqlite3.Error as error:
+            except (sqlite3.Error, *_UNFIT) as error:
                 raise self._refusal(error) from error
             finally:
                 _roll_back(writer)
@@ -313,7 +326,7 @@ class Journal:
             finally:
                 _roll_back(writer)
 
-    def _refusal(self, error: sqlite3.Error) -> StorageError:
+    def _refusal(self, error: Exception) -> StorageError:
         """Say in words of ours what SQLite says."""
         text = str(error)
         for said, problem in _MEANINGS:
@@ -331,6 +344,14 @@ _MEANINGS = (
     ("not a database", "is damaged, or no database; move it away to start anew"),
     ("malformed", "is damaged; move it away to start anew"),
 )
+
+
+def _marks_of(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Return how many tables there are, and the application's mark."""
+    # In this order: who makes the file at this moment sets both in one transaction.
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    return tables, application_id
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

@@ -37,9 +37,14 @@ def check_name(parameter: str, name: object) -> str:
     rule = "must be a file name: letters, digits and, after the first, any of ' .,@+=_-'; at most 120 characters"
     if not isinstance(name, str):
         raise InvalidParameterTypeError(parameter, name, rule)
-    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME or name != name.rstrip(". "):
+    if not is_name(name):
         raise InvalidParameterError(parameter, name, rule)
     return name
+
+
+def is_name(name: str) -> bool:
+    """Tell whether ``check_name`` takes a text."""
+    return _NAME.fullmatch(name) is not None and len(name) <= _LONGEST_NAME and name == name.rstrip(". ")
 
 
 def check_path(parameter: str, value: object) -> None:

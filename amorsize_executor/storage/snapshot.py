@@ -119,7 +119,11 @@ class SnapshotFiles:
         versions = self.versions()
         for version in versions:
             self.path(version).unlink(missing_ok=True)
-        for entry in self._directory.iterdir():
-            if entry.name.startswith(f".{self._stem}") and f"{self._suffix}." in entry.name:
-                entry.unlink(missing_ok=True)
+        for path in self.leftovers():
+            path.unlink(missing_ok=True)
         return len(versions)
+
+    def leftovers(self) -> list[Path]:
+        """Return what killed saves left."""
+        pattern = re.compile(rf"\.{re.escape(self._stem)}(?:_v[1-9]\d*)?{re.escape(self._suffix)}\.\w+")
+        return [entry for entry in self._directory.iterdir() if pattern.fullmatch(entry.name)]

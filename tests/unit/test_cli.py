@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -84,6 +86,24 @@ def test_a_dead_letter_is_shown_with_its_traceback(amorsize, letters):
     assert err == "amorsize: error: 3 calls have an id that begins with ''\n"
 
 
+def test_metadata_are_the_users_and_hide_nothing(amorsize, tmp_path):
+    """Whatever their names and types."""
+    directory = tmp_path / "own"
+    with DeadLetterQueue(DLQPolicy(directory)) as queue:
+        queue.add("x", ValueError("bad"), metadata={"function": payloads.identity, "id": 17, "error": 404})
+        (entry,) = queue.get_entries()
+    where = "--directory", directory
+    status, out, _err = amorsize("dlq", "list", *where)
+    assert (status, out.splitlines()[1].split()[-2:]) == (0, ["-", "'x'"])
+    status, out, _err = amorsize("dlq", "show", entry.entry_id, *where)
+    assert status == 0
+    assert entry.entry_id in out
+    assert "ValueError: bad" in out
+    assert "404" in out
+    status, out, _err = amorsize("dlq", "replay", "tests.payloads:identity", *where, "--json")
+    assert (status, json.loads(out)["succeeded"]) == (0, 1)
+
+
 def test_dead_letters_are_replayed(amorsize, letters):
     """Those of the named function; what succeeds is gone, what fails again stays, and the status tells."""
     where = "--directory", letters
@@ -135,6 +155,35 @@ def test_checkpoints_are_listed_and_shown(amorsize, checkpoints):
     (checkpoints / "shot_checkpoint.pkl").write_bytes(b"broken")
     lines = amorsize("checkpoint", "show", "shot", *where)[1].splitlines()
     assert [line.split()[2] for line in lines[1:]] == ["DAMAGED", "whole"]
+
+
+def test_other_programs_files_are_no_checkpoints(amorsize, checkpoints):
+    """They are not listed, do no harm to the list, and are never deleted, whatever their names."""
+    where = "--directory", checkpoints
+    with DeadLetterQueue(DLQPolicy(checkpoints)) as queue:
+        queue.add(1, ValueError("x"))
+    with contextlib.closing(sqlite3.connect(checkpoints / "mine.sqlite3")) as database:
+        database.execute("CREATE TABLE mine (a)")
+    for name in ("odd!_checkpoint.pkl", "odd!.sqlite3"):
+        (checkpoints / name).touch()
+    (checkpoints / "gone.sqlite3").symlink_to("nowhere")
+    before = sorted(checkpoints.iterdir())
+    status, out, err = amorsize("checkpoint", "list", *where, "--json")
+    assert (status, err, [entry["name"] for entry in json.loads(out)]) == (0, "", ["run", "shot"])
+    for name in ("mine", "dlq"):
+        status, out, err = amorsize("checkpoint", "delete", name, *where)
+        assert (status, out) == (1, "")
+        assert "is a database of something else" in err
+    assert sorted(checkpoints.iterdir()) == before
+
+
+def test_damaged_checkpoints_are_deleted(amorsize, checkpoints):
+    """With what a killed save left of them, and nothing of others."""
+    (checkpoints / "run.sqlite3").write_bytes(b"no database" * 100)
+    (checkpoints / ".run_checkpoint.pkl.a1_b").touch()
+    (checkpoints / ".run_checkpoint_2_checkpoint.pkl.a1_b").touch()
+    status, out, err = amorsize("checkpoint", "delete", "run", "--directory", checkpoints, "--json")
+    assert (status, err, json.loads(out)) == (0, "", {"deleted": ["run.sqlite3", ".run_checkpoint.pkl.a1_b"]})
 
 
 def test_checkpoints_are_deleted(amorsize, checkpoints):

@@ -24,7 +24,7 @@ from amorsize_executor import (
 from amorsize_executor.errors import InvalidParameterTypeError
 from amorsize_executor.middleware.base import Call, Middleware
 from amorsize_executor.middleware.dead_letters import DeadLetters, layer_of
-from amorsize_executor.storage.encoding import Unrestorable
+from amorsize_executor.storage.encoding import Unrestorable, to_json
 from tests import payloads
 from tests.layers import run_call
 from tests.processes import environment
@@ -177,6 +177,17 @@ def test_an_error_that_cannot_be_shown_is_kept(queue, policy):
     assert stored(policy)[0].error_type == "BrokenError"
 
 
+def test_texts_with_bytes_that_are_no_characters_are_kept(queue, policy):
+    """As an error has them that names such a file; the item comes back as it was."""
+    name = "caf\udcff"
+    queue.add(name, failure(OSError(name)))
+    queue.add("plain", OSError("plain"))
+    queue.add_soon(DLQEntry.of(name, failure(OSError(name))))
+    queue.update(queue.get_entries()[0].failed_again(failure(KeyError(name))))
+    assert [entry.item for entry in stored(policy)] == [name, "plain", name]
+    assert [entry.error_message for entry in stored(policy)] == [r"'caf\udcff'", "plain", r"caf\udcff"]
+
+
 def test_several_threads_and_queues_add_at_once(policy):
     """Each entry is there exactly once."""
 
@@ -325,6 +336,39 @@ def test_lines_are_imported_into_the_store(queue, policy, tmp_path):
     assert [entry.item for entry in stored(target)] == [0, (1, 2)]
 
 
+GOOD = {"item": [1], "error_type": "E", "error_message": "m", "timestamp": 1.0}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"error_type": [1]},
+        {"error_message": None},
+        {"timestamp": "yesterday"},
+        {"timestamp": True},
+        {"timestamp": float("nan")},
+        {"traceback": 7},
+        {"retry_count": "z"},
+        {"retry_count": -1},
+        {"metadata": 5},
+        {"entry_id": 7},
+        {"style": "none"},
+        {"style": "args", "item": 1},
+        {"style": "call"},
+        {"style": "call", "item": [[], {1: 2}]},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_lines_that_are_no_dead_letters_are_refused(queue, tmp_path, wrong):
+    """All of the file, before anything of it can spoil the store."""
+    path = tmp_path / "out.jsonl"
+    path.write_text("".join(to_json({**GOOD, **more}) + "\n" for more in ({}, wrong)))
+    with pytest.raises(StorageError, match="holds no dead letters"):
+        queue.import_lines(path)
+    assert (queue.size(), queue.journal.read("SELECT * FROM entries")) == (0, [])
+
+
 def test_pickles_are_imported_only_when_that_is_said_and_safe(tmp_path):
     """They could run any code."""
     path = tmp_path / "out.jsonl"
@@ -412,7 +456,8 @@ def test_an_executor_keeps_what_has_failed_for_good(policy):
 
 def test_a_layer_is_made_of_a_directory_a_policy_a_queue_or_a_layer(tmp_path, queue):
     """Anything else is a TypeError."""
-    assert layer_of(str(tmp_path / "d")).queue.policy == DLQPolicy(str(tmp_path / "d"))
+    for directory in (str(tmp_path / "d"), tmp_path / "d"):
+        assert layer_of(directory).queue.policy == DLQPolicy(directory)
     assert layer_of(queue.policy).queue.policy is queue.policy
     assert layer_of(queue).queue is queue
     layer = Middleware()
@@ -467,6 +512,16 @@ def test_a_replay_runs_on_an_executor_of_its_own(three):
     _results, (failed,) = replay_failed_items(three, payloads.raise_for_text)
     assert failed.error_type == "ValueError"
     assert "payloads.py" in failed.traceback
+
+
+def test_a_replay_through_an_executor_that_keeps_dead_letters_keeps_each_once(three, policy):
+    """What fails again is there already."""
+    with AdaptiveExecutor(2, dead_letters=three, backend="thread") as executor:
+        for _ in range(2):
+            replay_failed_items(three, half, executor=executor)
+    (entry,) = stored(policy)
+    assert (entry.item, entry.retry_count) == ("x", 2)
+    assert three.get_entries() == [entry]
 
 
 def test_what_is_added_meanwhile_stays(three, policy):

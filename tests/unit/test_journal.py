@@ -181,10 +181,24 @@ def test_what_cannot_be_written_at_the_end_is_told(make, caplog):
     assert journal.failure is None
 
 
-def test_a_row_that_cannot_be_stored_does_not_hold_up_others(make, caplog):
+UNFIT = {"object": object(), "large": 2**64, "no characters": "\udcff"}
+
+
+@pytest.mark.parametrize("row", UNFIT.values(), ids=UNFIT)
+def test_a_row_that_cannot_be_stored_is_an_error_to_who_waits_for_it(make, row):
+    """It is one of the store, whatever SQLite calls it, and leaves no transaction open."""
+    journal = make()
+    with pytest.raises(StorageError):
+        journal.write([(INSERT, (1, b"a")), (INSERT, (2, row))])
+    journal.write([(INSERT, (3, b"c"))])
+    assert count(journal) == 1
+
+
+@pytest.mark.parametrize("row", UNFIT.values(), ids=UNFIT)
+def test_a_row_that_cannot_be_stored_does_not_hold_up_others(make, caplog, row):
     """What SQLite can never hold is dropped, and told."""
     journal = make(commit_every=2, commit_after_s=NEVER_S)
-    journal.append(INSERT, (1, object()))
+    journal.append(INSERT, (1, row))
     journal.append(INSERT, (2, b"b"))
     journal.flush()
     assert count(journal) == 1
