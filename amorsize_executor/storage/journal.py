@@ -191,8 +191,16 @@ class Journal:
 
     # --- rows ---
 
-    def append(self, statement: str, row: Sequence[Any]) -> None:
+    @property
+    def written(self) -> int:
+        """How many rows were appended and are committed, since it was opened."""
+        return self._written
+
+    def append(self, statement: str, row: Sequence[Any]) -> int:
         """Have a row written soon. Never blocks; rows are written in the order of the calls.
+
+        Returns:
+            The row's number: it is committed when ``written`` has come so far.
 
         Raises:
             StorageError: The journal is closed.
@@ -209,6 +217,7 @@ class Journal:
             self._appended += 1
             if len(self._rows) in (1, self._commit_every):
                 self._changed.notify_all()
+            return self._appended
 
     def flush(self) -> None:
         """Wait until all that was appended before is committed.
