@@ -225,12 +225,13 @@ class Journal:
         Raises:
             StorageError: It cannot be. It is kept, and tried again.
         """
-        with self._changed:
+        changed = self._changed
+        with changed:
             goal, tried = self._appended, self.failure
-            while self._written < goal:
+            while self._changed is changed and self._written < goal:  # or it was closed, and all is done
                 self._is_hurried = True
-                self._changed.notify_all()
-                self._changed.wait()
+                changed.notify_all()
+                changed.wait()
                 if self._written < goal and self.failure is not None and self.failure is not tried:
                     raise self.failure
 
