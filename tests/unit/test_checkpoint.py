@@ -411,6 +411,23 @@ def test_the_other_format_is_found_too(tmp_path):
     assert managers[1].delete_checkpoint("run") == 4
 
 
+@pytest.mark.parametrize("broken", [b"", b"broken", b"[" * 100_000], ids=["empty", "broken", "nested"])
+@pytest.mark.parametrize("newest", ["json", "pickle"])
+def test_where_one_format_is_damaged_the_other_is_taken(tmp_path, newest, broken):
+    """And where both are, the error names the newest."""
+    formats = sorted(["json", "pickle"], key=newest.__eq__)
+    managers = [CheckpointManager(CheckpointPolicy(tmp_path, save_format=form)) for form in formats]
+    paths = [manager.save_checkpoint("run", state_of([turn])) for turn, manager in enumerate(managers)]
+    os.utime(paths[0], (1, 1))
+    assert managers[0].load_checkpoint("run").results == [1]
+    paths[1].write_bytes(broken)
+    assert managers[0].load_checkpoint("run").results == [0]
+    paths[0].write_bytes(broken)
+    os.utime(paths[0], (1, 1))
+    with pytest.raises(StorageError, match=f"{paths[1].name}: is damaged"):
+        managers[1].load_checkpoint("run")
+
+
 def test_what_json_cannot_hold_is_an_error_and_the_last_version_stays(tmp_path):
     """It is an OSError that says what."""
     manager = CheckpointManager(CheckpointPolicy(tmp_path, save_format="json"))
