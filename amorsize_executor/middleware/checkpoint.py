@@ -16,7 +16,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from amorsize_executor.events import logger
 from amorsize_executor.middleware.base import RUN, Admission, Answered, Call, Deliver, Middleware, Outcome, Settlement
 from amorsize_executor.parameters import check_choice, check_count, check_flag
 from amorsize_executor.storage import encoding, place
-from amorsize_executor.storage.identity import digest, digest_call, identify
+from amorsize_executor.storage.identity import FunctionIdentity, digest, digest_call, identify
 from amorsize_executor.storage.journal import Journal, JournalKind
 from amorsize_executor.storage.snapshot import checksum
 
@@ -54,6 +54,7 @@ KIND = JournalKind(
 )
 _INSERT_MAP = "INSERT OR REPLACE INTO maps VALUES (?, ?, ?, ?, ?)"
 _INSERT_RESULT = "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)"
+_Stored = tuple[bytes, str, bytes, str]  # digest, form, value, checksum
 _FIND_RESULT = "SELECT digest, form, value, checksum FROM results WHERE map = ? AND position = ?"
 
 
@@ -121,20 +122,22 @@ class _Map:
         function: Whose results these are.
         number: The journal's key.
         text: What it is called in errors.
-        digest: The function's hash.
+        identity: Who the function is.
         is_named: A ``key`` vouches for what has no stable hash.
         may_hold: The journal may hold results.
         difference: Why none of them can be used; empty if they can.
+        has_stored: Results of this function came in this run.
         is_warned: It was said that a result cannot be stored.
     """
 
     function: Callable[..., Any]
     number: int
     text: str
-    digest: bytes
+    identity: FunctionIdentity
     is_named: bool
     may_hold: bool
     difference: str
+    has_stored: bool = False
     is_warned: bool = False
 
 
@@ -155,7 +158,8 @@ class Checkpoint(Middleware):
         self.name = policy.checkpoint_name
         self._journal = open_journal(policy.checkpoint_dir, self.name, commit_every=policy.checkpoint_interval or 1)
         self._maps: OrderedDict[tuple[Any, ...], _Map] = OrderedDict()
-        self._lock = threading.Lock()  # guards what follows, and _maps
+        self._fresh: OrderedDict[tuple[int, int], tuple[int, _Stored]] = OrderedDict()  # by key, not committed yet
+        self._lock = threading.Lock()  # guards what follows, _maps and _fresh
         self._users = 0
         self._refusal: StorageError | None = None
 
@@ -182,6 +186,7 @@ class Checkpoint(Middleware):
             if self._users == 0:
                 self._journal.close()
                 self._maps.clear()
+                self._fresh.clear()
 
     def admit(self, call: Call) -> Admission:
         """Answer with the stored result, if there is one.
@@ -199,11 +204,10 @@ class Checkpoint(Middleware):
         entry = self._map_of(call)
         if entry.difference:
             raise CheckpointMismatchError(self.name, entry.text, entry.difference)
-        found = digest_call(call.args, call.kwargs, lenient=entry.is_named, before=entry.digest)
-        if entry.may_hold:
-            rows = self._journal.read(_FIND_RESULT, (entry.number, call.position))
-            if rows:
-                return Answered(Outcome(self._value(entry, call.position, found, *rows[0])))
+        found = digest_call(call.args, call.kwargs, lenient=entry.is_named, before=entry.identity.digest)
+        stored = self._find(entry, call.position)
+        if stored is not None:
+            return Answered(Outcome(self._value(entry, call.position, found, *stored)))
         call.state[self] = entry, found
         return RUN
 
@@ -214,8 +218,7 @@ class Checkpoint(Middleware):
             entry, found = kept
             try:
                 form, value = self._encode(outcome.value)
-                row = entry.number, call.position, found, form, value, checksum(value)
-                self._journal.append(_INSERT_RESULT, row)
+                self._store(entry, call.position, (found, form, value, checksum(value)))
             except Exception as error:  # noqa: BLE001 - a result that cannot be stored is still a result
                 if not entry.is_warned:
                     logger.warning("checkpoint %r: a result of %s is not stored: %s", self.name, entry.text, error)
@@ -226,6 +229,24 @@ class Checkpoint(Middleware):
         """Forget what was noted about a call that may be admitted again."""
         del reason
         call.state.pop(self, None)
+
+    def _store(self, entry: _Map, position: int, stored: _Stored) -> None:
+        number = self._journal.append(_INSERT_RESULT, (entry.number, position, *stored))
+        entry.has_stored = True
+        if not entry.is_named:  # such a place does not come back in this run
+            return
+        with self._lock:
+            self._fresh[entry.number, position] = number, stored
+            while self._fresh and next(iter(self._fresh.values()))[0] <= self._journal.written:
+                self._fresh.popitem(last=False)
+
+    def _find(self, entry: _Map, position: int) -> _Stored | None:
+        with self._lock:
+            fresh = self._fresh.get((entry.number, position))
+        if fresh is not None:
+            return fresh[1]
+        rows = self._journal.read(_FIND_RESULT, (entry.number, position)) if entry.may_hold else []
+        return rows[0] if rows else None
 
     def _encode(self, value: Any) -> tuple[str, bytes]:
         if self.policy.save_format == "json":
@@ -248,39 +269,48 @@ class Checkpoint(Middleware):
             raise StorageError(self._journal.path, problem) from error
 
     def _map_of(self, call: Call) -> _Map:
-        known = call.batch, type(call.key), call.key
+        known = call.batch if call.key is None else None, type(call.key), call.key
         with self._lock:
             try:
                 entry = self._maps.get(known)
             except TypeError:
                 raise InvalidParameterTypeError("key", call.key, "must be hashable: text, numbers, tuples") from None
             if entry is None or entry.function is not call.function:
-                entry = self._maps[known] = self._look_up(call)
+                entry = self._maps[known] = self._look_up(call, entry)
                 while len(self._maps) > _KNOWN_MAPS:
                     self._maps.popitem(last=False)
             return entry
 
-    def _look_up(self, call: Call) -> _Map:
-        """Compare a map's function with the one that its stored results came from."""
+    def _look_up(self, call: Call, before: _Map | None) -> _Map:
+        """Compare a map's function with the one that its stored results came from, in this run or an earlier one."""
         is_named = call.key is not None
         text = f"key {encoding.show(call.key)}" if is_named else f"map {call.batch}"
         name = ("key", call.key) if is_named else ("map", call.batch)
         number = int.from_bytes(digest(name, "the key")[:8], "big", signed=True)
         identity = identify(call.function, lenient=is_named)
+        if before is not None and before.has_stored:
+            difference = _difference(identity, before.identity.name, before.identity.parts)
+            return replace(before, function=call.function, difference=difference)
         difference = ""
         may_hold = bool(self._journal.read("SELECT 1 FROM results WHERE map = ? LIMIT 1", (number,)))
         if may_hold:
             rows = self._journal.read("SELECT function, parts FROM maps WHERE id = ?", (number,))
             function, parts = rows[0] if rows else ("an unknown function", "{}")
-            differing = identity.difference(json.loads(parts))
-            if differing:
-                whose = "as when the stored results came" if function == identity.name else f"those of {function}"
-                difference = f"{differing} of the function {identity.name} are not {whose}"
+            difference = _difference(identity, function, json.loads(parts))
         else:
             row = number, text, identity.name, json.dumps(identity.parts), time.time()
             self._journal.append(_INSERT_MAP, row)
         # A key may come back within this run, when the journal has got results by it.
-        return _Map(call.function, number, text, identity.digest, is_named, may_hold or is_named, difference)
+        return _Map(call.function, number, text, identity, is_named, may_hold or is_named, difference)
+
+
+def _difference(identity: FunctionIdentity, name: str, parts: dict[str, str]) -> str:
+    """Say what tells a function from the one that stored results came from; empty if nothing does."""
+    differing = identity.difference(parts)
+    if not differing:
+        return ""
+    whose = "as when the stored results came" if name == identity.name else f"those of {name}"
+    return f"{differing} of the function {identity.name} are not {whose}"
 
 
 def open_journal(directory: str | os.PathLike[str], name: str, *, commit_every: int = 100) -> Journal:

@@ -13,7 +13,7 @@ from amorsize_executor.errors import StorageError
 from amorsize_executor.middleware.checkpoint import CheckpointPolicy
 from amorsize_executor.parameters import check_count
 from amorsize_executor.storage import encoding, place
-from amorsize_executor.storage.snapshot import SnapshotFiles, checksum
+from amorsize_executor.storage.snapshot import AllDamagedError, SnapshotFiles, checksum
 
 SUFFIXES = {"pickle": ".pkl", "json": ".json"}
 
@@ -98,10 +98,17 @@ class CheckpointManager:
         """
         found = [(form, self._files(name, form)) for form in SUFFIXES]
         found.sort(key=lambda pair: _modified_at(pair[1]), reverse=True)
+        damaged = None
         for form, files in found:
-            state = files.load(_DECODERS[form])
+            try:
+                state = files.load(_DECODERS[form])
+            except AllDamagedError as error:
+                damaged = damaged or error
+                continue
             if state is not None:
                 return state
+        if damaged is not None:
+            raise damaged
         return None
 
     def delete_checkpoint(self, name: str) -> int:
@@ -172,7 +179,11 @@ def _to_json_file(state: CheckpointState) -> bytes:
 
 
 def _from_json_file(content: bytes) -> CheckpointState:
-    fields = json.loads(content)
+    try:
+        fields = json.loads(content)
+    except RecursionError as error:
+        message = "it is nested too deeply"
+        raise ValueError(message) from error
     if not isinstance(fields, dict) or fields.pop("format_version", None) != 1:
         message = "it is no checkpoint of format version 1"
         raise ValueError(message)

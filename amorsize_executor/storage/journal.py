@@ -191,8 +191,16 @@ class Journal:
 
     # --- rows ---
 
-    def append(self, statement: str, row: Sequence[Any]) -> None:
+    @property
+    def written(self) -> int:
+        """How many rows were appended and are committed, since it was opened."""
+        return self._written
+
+    def append(self, statement: str, row: Sequence[Any]) -> int:
         """Have a row written soon. Never blocks; rows are written in the order of the calls.
+
+        Returns:
+            The row's number: it is committed when ``written`` has come so far.
 
         Raises:
             StorageError: The journal is closed.
@@ -209,6 +217,7 @@ class Journal:
             self._appended += 1
             if len(self._rows) in (1, self._commit_every):
                 self._changed.notify_all()
+            return self._appended
 
     def flush(self) -> None:
         """Wait until all that was appended before is committed.
@@ -216,12 +225,13 @@ class Journal:
         Raises:
             StorageError: It cannot be. It is kept, and tried again.
         """
-        with self._changed:
+        changed = self._changed
+        with changed:
             goal, tried = self._appended, self.failure
-            while self._written < goal:
+            while self._changed is changed and self._written < goal:  # or it was closed, and all is done
                 self._is_hurried = True
-                self._changed.notify_all()
-                self._changed.wait()
+                changed.notify_all()
+                changed.wait()
                 if self._written < goal and self.failure is not None and self.failure is not tried:
                     raise self.failure
 

@@ -20,6 +20,10 @@ from amorsize_executor.storage import place
 T = TypeVar("T")
 
 
+class AllDamagedError(StorageError):
+    """There are versions, all ours alone, and none is whole."""
+
+
 def checksum(content: bytes) -> str:
     """Return what a content adds up to, in hexadecimal digits."""
     return blake2b(content, digest_size=16).hexdigest()
@@ -96,7 +100,8 @@ class SnapshotFiles:
             decode: Turns content into what it holds; raises ValueError where it is damaged.
 
         Raises:
-            StorageError: A version is not ours alone, or all are damaged.
+            AllDamagedError: No version is whole.
+            StorageError: A version is not ours alone.
         """
         first: Exception | None = None
         for version in self.versions():
@@ -111,7 +116,7 @@ class SnapshotFiles:
                 continue
             return value
         if first is not None:
-            raise StorageError(self.path(), f"is damaged, and no older version is whole ({first})") from first
+            raise AllDamagedError(self.path(), f"is damaged, and no older version is whole ({first})") from first
         return None
 
     def delete(self) -> int:

@@ -107,6 +107,30 @@ def test_keys_name_calls_and_maps_wherever_they_are(policy):
             run_map(layer, payloads.square, [2], key=[1])
 
 
+def test_a_key_that_comes_back_in_the_same_run_is_known_at_once(policy):
+    """Not only when its result was committed: it is given out, or told to be another's, as in the next run."""
+    for ran in ([0, 1], []):
+        with opened(policy) as layer:
+            layer._journal._commit_after_s = 3600.0
+            assert run_map(layer, payloads.square, [2, 3], key="a") == ([4, 9], ran)
+            assert run_map(layer, payloads.square, [2, 3], key="a", batch=1) == ([4, 9], [])
+            with pytest.raises(CheckpointMismatchError, match="arguments of call 0"):
+                run_map(layer, payloads.square, [5], key="a", batch=None)
+            with pytest.raises(CheckpointMismatchError, match=r"the name .* those of tests.payloads:square"):
+                run_map(layer, payloads.identity, [2], key="a", batch=None)
+            assert run_map(layer, payloads.square, [2], key="a", batch=None) == ([4], [])
+
+
+def test_results_that_are_committed_are_not_held_in_memory(policy):
+    """Those with a key are, for a while."""
+    with opened(policy) as layer:
+        for number in range(5):
+            run_map(layer, payloads.square, [number], key=number, batch=None)
+            layer._journal.flush()
+            assert len(layer._fresh) <= 2
+        assert run_map(layer, payloads.square, [0], key=0, batch=None) == ([0], [])
+
+
 def test_a_submitted_call_without_a_key_is_no_part_of_it(policy):
     """Nothing would tell it from others in another run."""
     for _ in range(2):
@@ -385,6 +409,23 @@ def test_the_other_format_is_found_too(tmp_path):
         assert [each.load_checkpoint("run").results for each in managers] == [[turn], [turn]]
     assert managers[0].list_checkpoints() == ["run"]
     assert managers[1].delete_checkpoint("run") == 4
+
+
+@pytest.mark.parametrize("broken", [b"", b"broken", b"[" * 100_000], ids=["empty", "broken", "nested"])
+@pytest.mark.parametrize("newest", ["json", "pickle"])
+def test_where_one_format_is_damaged_the_other_is_taken(tmp_path, newest, broken):
+    """And where both are, the error names the newest."""
+    formats = sorted(["json", "pickle"], key=newest.__eq__)
+    managers = [CheckpointManager(CheckpointPolicy(tmp_path, save_format=form)) for form in formats]
+    paths = [manager.save_checkpoint("run", state_of([turn])) for turn, manager in enumerate(managers)]
+    os.utime(paths[0], (1, 1))
+    assert managers[0].load_checkpoint("run").results == [1]
+    paths[1].write_bytes(broken)
+    assert managers[0].load_checkpoint("run").results == [0]
+    paths[0].write_bytes(broken)
+    os.utime(paths[0], (1, 1))
+    with pytest.raises(StorageError, match=f"{paths[1].name}: is damaged"):
+        managers[1].load_checkpoint("run")
 
 
 def test_what_json_cannot_hold_is_an_error_and_the_last_version_stays(tmp_path):

@@ -292,6 +292,26 @@ def test_a_closed_journal_takes_no_rows_but_can_be_opened_again(make):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_who_waits_for_a_commit_while_it_is_closed_goes_on(make):
+    """However late it wakes up."""
+    journal = make(commit_after_s=NEVER_S)
+
+    class LateWaking(threading.Condition):
+        def wait(self, timeout=None):
+            if threading.current_thread() is not threading.main_thread():
+                return super().wait(timeout)
+            self.release()
+            closing = threading.Thread(target=journal.close)
+            closing.start()
+            closing.join()
+            return self.acquire()
+
+    journal._changed = LateWaking()
+    journal.append(INSERT, (1, b"a"))
+    journal.flush()
+    assert count(journal) == 1
+
+
 def test_a_child_of_a_fork_makes_connections_of_its_own(make):
     """The parent's connection is not touched there, nor closed."""
     journal = make()
