@@ -79,7 +79,7 @@ def delete_all(directory: Path, name: str) -> list[str]:
     journal = open_journal(directory, name)
     if journal.is_foreign():
         raise StorageError(journal.path, f"{FOREIGN}, so it is not removed")
-    paths = [journal.path.with_name(journal.path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
+    paths = place.files_of_database(journal.path)
     for form in SUFFIXES:
         files = files_of(directory, name, form)
         paths += [*(files.path(version) for version in files.versions()), *files.leftovers()]

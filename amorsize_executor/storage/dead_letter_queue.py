@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from amorsize_executor.errors import InvalidParameterTypeError, StorageError
+from amorsize_executor.errors import InvalidParameterError, InvalidParameterTypeError, StorageError
 from amorsize_executor.parameters import check_count
 from amorsize_executor.storage import encoding, place
 from amorsize_executor.storage.dead_letter import DLQEntry, DLQPolicy
@@ -212,6 +212,7 @@ class DeadLetterQueue:
                 there yet are added.
 
         Raises:
+            ValueError: The path is the store's own.
             OSError: It cannot be written; what was there is untouched.
         """
         entries = self.get_entries()
@@ -219,6 +220,8 @@ class DeadLetterQueue:
             self.journal.write(self._statements(entries))
             return str(self.journal.path)
         path = Path(filepath)
+        if path.resolve() in (own.resolve() for own in place.files_of_database(self.journal.path)):
+            raise InvalidParameterError("filepath", str(path), "is the store itself; give it another name")
         place.write_atomically(path, _WRITERS[self._form_of(path)]([entry.to_dict() for entry in entries]))
         return str(path)
 

@@ -97,8 +97,13 @@ def check_private(path: Path) -> None:
 
 def check_database(path: Path) -> None:
     """Check a SQLite database and the files that SQLite keeps beside it, as ``check_private`` does."""
-    for suffix in ("", *_SIDE_FILES):
-        check_private(path.with_name(path.name + suffix))
+    for file in files_of_database(path):
+        check_private(file)
+
+
+def files_of_database(path: Path) -> list[Path]:
+    """Return where a SQLite database lies, and what SQLite may keep beside it."""
+    return [path.with_name(path.name + suffix) for suffix in ("", *_SIDE_FILES)]
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:

@@ -127,6 +127,16 @@ def test_dead_letters_are_exported(amorsize, letters, tmp_path):
         assert queue.import_lines(path, allow_pickle=True) == 3
 
 
+@pytest.mark.parametrize("name", ["dlq.sqlite3", "dlq.sqlite3-wal"])
+def test_an_export_does_not_write_over_the_store(amorsize, letters, name):
+    """By whatever way the path leads there."""
+    where = "--directory", letters
+    status, out, err = amorsize("dlq", "export", letters / ".." / letters.name / name, *where)
+    assert (status, out) == (1, "")
+    assert "is the store itself" in err
+    assert len(json.loads(amorsize("dlq", "list", *where, "--json")[1])) == 3
+
+
 def test_dead_letters_are_purged_only_when_it_is_said_which(amorsize, letters):
     """Nothing is removed by a slip."""
     where = "--directory", letters
