@@ -305,14 +305,8 @@ def run_batch(invoke: Callable[[Any], Any], claim: Claim) -> None:
     iterator = claim.iterator
     while True:
         try:
-            if claim.limit == 1:
-                for item in iterator:
-                    values.append(invoke(item))
-            else:
-                values.extend(map(invoke, iterator))  # keeps what came before an error
-                state: Any = iterator.__reduce__()
-                if len(state) > 2 and state[2] > len(values):  # noqa: PLR2004 - as in take_back
-                    raise StopIteration  # noqa: TRY301 - a call did, and map took it for the end
+            for item in iterator:
+                values.append(invoke(item))
         except KeyboardInterrupt as interrupt:
             if len(values) < len(claim.items) - length_hint(iterator):  # a call had begun
                 claim.errors[len(values)] = interrupt
