@@ -17,7 +17,6 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from amorsize_executor.engine.span import Span
-from amorsize_executor.wire.codec import are_plain
 from amorsize_executor.wire.functions import Function
 from amorsize_executor.wire.weight import PLAIN
 
@@ -119,7 +118,7 @@ class Stream:
 
     def ask(self, items: list[Any]) -> None:
         """Hand calls to the engine."""
-        if not (self.engine.is_started or are_plain(items)):
+        if not (self.engine.is_started or self.function.leaves_no_trace_on(items)):
             self.engine.start()
         span = Span(self, self.asked, items)
         while self.spans and not len(self.spans[0]):

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from amorsize_executor.wire.codec import Codec
+from amorsize_executor.wire.codec import Codec, are_plain
 from amorsize_executor.wire.decorated import (
     Decorated,
     Stripped,
@@ -26,7 +26,7 @@ from amorsize_executor.wire.decorated import (
 )
 from amorsize_executor.wire.reach import CACHED, NAMED, globals_bound_by, is_named, name_in_main
 from amorsize_executor.wire.state import has_state
-from amorsize_executor.wire.traceless import leaves_no_trace
+from amorsize_executor.wire.traceless import are_small_arrays, leaves_no_trace
 from amorsize_executor.wire.weight import weigh
 
 FRESH_BYTES = 65_536
@@ -60,6 +60,7 @@ class Function:
         "_has_state",
         "_image",
         "_leaves_no_trace",
+        "_leaves_no_trace_on_arrays",
         "callable",
         "given",
         "guards",
@@ -84,6 +85,7 @@ class Function:
         self._has_state: bool | None = None
         self._binds: tuple[str, ...] | None = None
         self._leaves_no_trace: bool | None = None
+        self._leaves_no_trace_on_arrays: bool | None = None
 
     def binds(self, item: Any, style: int) -> tuple[str, ...]:
         """Return the globals of ``__main__`` that calls like that with ``item`` may bind."""
@@ -98,6 +100,16 @@ class Function:
         if self._leaves_no_trace is None:
             self._leaves_no_trace = not self.is_guarded and leaves_no_trace(self.callable)
         return self._leaves_no_trace
+
+    def leaves_no_trace_on(self, items: list[Any]) -> bool:
+        """Tell whether calls with these items certainly end soon and leave nothing behind."""
+        if not self.leaves_no_trace:
+            return False
+        if are_plain(items):
+            return True
+        if self._leaves_no_trace_on_arrays is None:
+            self._leaves_no_trace_on_arrays = leaves_no_trace(self.callable, on_arrays=True)
+        return self._leaves_no_trace_on_arrays and are_small_arrays(items)
 
     def image(self, codec: Codec) -> bytes:
         """Return the pickled callable; pickled at the first time of asking. Raises what pickling raises.

@@ -10,6 +10,7 @@ import builtins
 import math
 import opcode
 import operator
+import sys
 import types
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +18,8 @@ from typing import Any
 from amorsize_executor.wire.codec import PLAIN
 
 _PLAIN_BUILTINS = (
-    *("abs", "ascii", "bin", "bool", "bytes", "chr", "complex", "divmod", "float", "hash", "hex", "int"),
-    *("isinstance", "len", "max", "min", "oct", "ord", "pow", "repr", "round", "str"),
+    *("abs", "all", "any", "ascii", "bin", "bool", "bytes", "chr", "complex", "divmod", "float", "hash", "hex", "int"),
+    *("isinstance", "len", "max", "min", "oct", "ord", "pow", "repr", "round", "str", "sum"),
 )
 _HARMLESS = frozenset(getattr(builtins, name) for name in _PLAIN_BUILTINS)
 _MODULES = (math, operator)
@@ -48,16 +49,62 @@ if _ABSOLUTE_JUMPS:
     _OPERATIONS -= {opcode.EXTENDED_ARG}
 
 
-def leaves_no_trace(function: Callable[..., Any]) -> bool:
-    """Tell whether calls with builtin scalar values (``codec.PLAIN``) certainly leave nothing behind."""
+_ARRAY_NAMES = frozenset(
+    (
+        *("abs", "absolute", "add", "all", "allclose", "amax", "amin", "any", "arange", "argmax", "argmin"),
+        *("argsort", "array", "array_equal", "asarray", "astype", "average", "bincount", "bool_", "ceil", "clip"),
+        *("concatenate", "copy", "cos", "count_nonzero", "cumprod", "cumsum", "diff", "divide", "dtype", "e"),
+        *("empty", "empty_like", "equal", "exp", "flatten", "float32", "float64", "floor", "full", "full_like"),
+        *("greater", "hstack", "hypot", "imag", "inf", "int16", "int32", "int64", "int8", "isclose", "isfinite"),
+        *("isinf", "isnan", "item", "less", "linspace", "log", "log10", "log1p", "log2", "maximum", "mean", "median"),
+        *("minimum", "mod", "multiply", "nan", "nan_to_num", "nanmax", "nanmean", "nanmin", "nanstd", "nansum"),
+        *("nbytes", "ndim", "negative", "nonzero", "ones", "ones_like", "percentile", "pi", "power", "prod", "ptp"),
+        *("quantile", "ravel", "real", "repeat", "reshape", "roll", "round", "searchsorted", "shape", "sign", "sin"),
+        *("size", "sort", "sqrt", "square", "squeeze", "stack", "std", "subtract", "sum", "swapaxes", "T", "take"),
+        *("tan", "tanh", "tile", "tobytes", "tolist", "transpose", "uint16", "uint32", "uint64", "uint8", "unique"),
+        *("var", "vstack", "where", "zeros", "zeros_like"),
+    )
+)
+"""What of NumPy and of its arrays ends in a few passes over them, without threads, files or random numbers."""
+
+_SOON_BYTES = 8 << 20
+"""A few passes over an array of this size take some milliseconds."""
+
+_ALL_BYTES = 256 << 20
+
+
+def leaves_no_trace(function: Callable[..., Any], *, on_arrays: bool = False) -> bool:
+    """Tell whether calls with builtin scalar values (``codec.PLAIN``) certainly leave nothing behind.
+
+    Args:
+        function: What is called.
+        on_arrays: Whether values may be NumPy's, too. What a call changes in these is left out of account.
+    """
     if isinstance(function, types.FunctionType):
-        return _is_straight(function)
+        return _is_straight(function, on_arrays=on_arrays)
     if isinstance(function, types.MethodDescriptorType):
         return function.__objclass__ in PLAIN
     return _is_harmless(function)
 
 
-def _is_straight(function: types.FunctionType) -> bool:
+def are_small_arrays(items: list[Any]) -> bool:
+    """Tell whether all items are NumPy arrays or scalars without objects in them, or plain, and not much altogether."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return False
+    total = 0
+    for item in items:
+        kind = type(item)
+        if kind is numpy.ndarray:
+            total += item.nbytes
+            if item.dtype.hasobject or item.nbytes > _SOON_BYTES or total > _ALL_BYTES:
+                return False
+        elif kind not in PLAIN and not (kind.__module__ == "numpy" and issubclass(kind, (numpy.number, numpy.bool_))):
+            return False
+    return True
+
+
+def _is_straight(function: types.FunctionType, *, on_arrays: bool) -> bool:
     """Tell whether a function goes straight through plain values and harmless builtins, from its start to its end."""
     code = function.__code__
     kept = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
@@ -65,12 +112,20 @@ def _is_straight(function: types.FunctionType) -> bool:
         kept += [cell.cell_contents for cell in function.__closure__ or ()]
     except ValueError:  # an empty cell
         return False
+    found = {name: _look_up(function, name) for name in code.co_names}
+    is_narrow = on_arrays or any(map(_is_of_numpy, found.values()))
     return (
         _OPERATIONS.issuperset(code.co_code[::2])
         and _goes_forward(code.co_code)
         and PLAIN.issuperset(map(type, kept))
-        and all(_is_harmless_name(function, name) for name in code.co_names)
+        and all(type(each) in PLAIN or _is_harmless(each) for each in found.values())
+        and not any(name.startswith("_") or (is_narrow and _is_odd(name, each)) for name, each in found.items())
     )
+
+
+def _is_odd(name: str, found: Any) -> bool:
+    """Tell whether a name may be that of an attribute, of arrays or of NumPy, that is not known to be harmless."""
+    return name not in _ARRAY_NAMES and (found is None or hasattr(sys.modules["numpy"].ndarray, name))
 
 
 def _goes_forward(code: bytes) -> bool:
@@ -78,17 +133,25 @@ def _goes_forward(code: bytes) -> bool:
     return not _ABSOLUTE_JUMPS or all(target > place for place, (step, target) in steps if step in _ABSOLUTE_JUMPS)
 
 
-def _is_harmless_name(function: types.FunctionType, name: str) -> bool:
-    """Tell whether a name is that of something harmless, or of nothing; then it is looked up in plain values."""
-    if name.startswith("_"):
-        return False
+def _look_up(function: types.FunctionType, name: str) -> Any:
+    """Return the global of that name; None for nothing, which is then looked up in values."""
     namespace = function.__globals__
-    found = namespace[name] if name in namespace else getattr(builtins, name, None)
-    return type(found) in PLAIN or _is_harmless(found)
+    return namespace[name] if name in namespace else getattr(builtins, name, None)
 
 
 def _is_harmless(found: Any) -> bool:
     kind = type(found)
-    if kind is types.BuiltinFunctionType:
-        return found in _HARMLESS or any(found is getattr(module, found.__name__, None) for module in _MODULES)
-    return found in _HARMLESS if kind is type else kind is types.ModuleType and found in _OBJECTS
+    if kind is types.BuiltinFunctionType and (
+        found in _HARMLESS or any(found is getattr(module, found.__name__, None) for module in _MODULES)
+    ):
+        return True
+    if (kind is type and found in _HARMLESS) or (kind is types.ModuleType and found in _OBJECTS):
+        return True
+    return _is_of_numpy(found)
+
+
+def _is_of_numpy(found: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    if numpy is None or found is None:
+        return False
+    return found is numpy or any(found is vars(numpy).get(name) for name in _ARRAY_NAMES)

@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import os
 
+import numpy as np
 import pytest
 
 from amorsize_executor import AdaptiveExecutor
@@ -37,6 +38,24 @@ def test_nothing_is_started_for_cheap_calls():
         assert is_dozing(executor)
         assert executor.stats()["calls_run_by_the_caller"] >= 2100
         assert executor.stats()["calls_waiting"] == 0
+
+
+def test_nothing_is_started_for_small_arrays():
+    """Nor for functions that make them."""
+    arrays = [np.full(1000, number) for number in range(20)]
+    with AdaptiveExecutor() as executor:
+        assert list(executor.map(lambda array: int(array.sum()), arrays)) == [1000 * number for number in range(20)]
+        assert list(executor.map(lambda number: int(number) + 1, arrays[3][:5])) == [4] * 5
+        assert [made.nbytes for made in executor.imap(np.zeros, [1, 2])] == [8, 16]
+        assert is_dozing(executor)
+
+
+def test_arrays_of_objects_start_it():
+    """What they hold may run anybody's code."""
+    arrays = [np.array([1, "a"], dtype=object)]
+    with AdaptiveExecutor() as executor:
+        assert list(executor.map(lambda array: array.size, arrays)) == [2]
+        assert executor._engine.is_started
 
 
 @pytest.mark.parametrize("items", [[1, [2]], [object()], [1, True, b"", "", 1.5, None, (1,)]])

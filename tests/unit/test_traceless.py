@@ -4,9 +4,10 @@ import functools
 import math
 import operator
 
+import numpy as np
 import pytest
 
-from amorsize_executor.wire.traceless import leaves_no_trace
+from amorsize_executor.wire.traceless import are_small_arrays, leaves_no_trace
 
 FACTOR, LABELS = 3, ["a"]
 
@@ -127,3 +128,70 @@ def test_names_are_looked_up_when_asked(monkeypatch):
     """What a global name means may change."""
     monkeypatch.setitem(globals(), "FACTOR", [3])
     assert not leaves_no_trace(scaled)
+
+
+def loud(array):
+    """Call what is not known to be harmless."""
+    return print(array)  # noqa: T201
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *(
+            lambda a: float(a.sum()),
+            lambda a: np.sort(a)[::7].mean(),
+            lambda a: (a > 1).any(),
+            lambda a: a[:3] * FACTOR,
+        ),
+        *(lambda n: np.ones(n, dtype=np.uint8), lambda a: np.sqrt(a).astype(np.float32).tolist(), np.sqrt, np.sum, abs),
+        lambda a: sum(a) + math.sqrt(a.size),
+    ],
+)
+def test_traceless_on_arrays(function):
+    """Straight lines through what NumPy does in a few passes."""
+    assert leaves_no_trace(function, on_arrays=True)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *(
+            lambda n: np.random.rand(n)[0],  # noqa: NPY002
+            lambda a: np.save("a.npy", a),
+            lambda a: a.tofile("a"),
+            lambda a: a.dump("a"),
+        ),
+        *(lambda _: np.seterr(all="raise"), lambda a: np.vectorize(abs)(a)[0], lambda a: np.linalg.svd(a)[0]),
+        *(lambda a: a.base, lambda a: np.asarray(a).ctypes, loud, np.load, np.frompyfunc),
+    ],
+)
+def test_other_things_of_numpy_may_leave_traces(function):
+    """Random numbers, files, settings, functions that are called back, threads."""
+    assert not leaves_no_trace(function, on_arrays=True)
+
+
+def test_attributes_of_plain_values_may_be_any():
+    """But not where arrays may come."""
+    assert leaves_no_trace(lambda text: text.title())
+    assert not leaves_no_trace(lambda text: text.title(), on_arrays=True)
+    assert not leaves_no_trace(lambda n: np.ones(n).title())
+
+
+@pytest.mark.parametrize(
+    ("items", "are_small"),
+    [
+        ([np.ones(3), np.float64(1), np.bool_(1), 1, "a", None], True),
+        ([np.ones((8 << 20) + 1, np.uint8)], False),
+        ([np.ones(8 << 20, np.uint8)] * 33, False),
+        ([np.array([1, "a"], dtype=object)], False),
+        ([np.ones(3).view(np.matrix)], False),
+        ([np.zeros(1, dtype=[("a", object)])], False),
+        ([np.datetime64(1, "s")], False),
+        ([[1]], False),
+    ],
+    ids=["small", "large", "many", "objects", "subclass", "fields", "dates", "lists"],
+)
+def test_small_arrays(items, are_small):
+    """Without objects, and of less than 8 MiB each and 256 altogether."""
+    assert are_small_arrays(items) is are_small
