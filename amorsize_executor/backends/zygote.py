@@ -105,21 +105,30 @@ class ZygoteSpawner:
         self._free_slots = list(range(SLOTS))
         self._pidfds: dict[int, int] = {}
         self._processes: dict[int, WorkerProcess] = {}
+        self._zygote: _Zygote | None = None
         self._twin: _Zygote | None = None
         self._twin_is_due = False
         self._orphans: set[int] = set()  # pidfds of workers whose zygote died before them
         self._fruitless = 0  # zygotes in a row that forked nothing
         self._is_closing = False
-        self._has_zygote = True
         self._then: Callable[[], None] | None = None
 
     def open(self, reactor: Reactor, events: WorkerEvents, emit: ev.Listener) -> None:
-        """Make the zygote. Runs in: the caller's thread, before any thread of ours exists."""
+        """Make the zygote if it is to be forked. Runs in: the caller's thread, before any thread of ours exists.
+
+        One that is started clean inherits nothing, so it can wait until a worker is wanted. But what is wrong with an
+        initializer is raised here.
+        """
         self._reactor, self._events, self._emit = reactor, events, emit
         self._board = ControlBoard()
+        if self._initializer is not None or may_fork():
+            self._begin()
+
+    def _begin(self) -> _Zygote:
         self._zygote = self._start()
         self._watch(self._zygote)
-        emit(ev.PoolStarted(self.how))
+        self._emit(ev.PoolStarted(self.how))
+        return self._zygote
 
     def _start(self) -> _Zygote:
         if not may_fork():
@@ -184,7 +193,8 @@ class ZygoteSpawner:
         with contextlib.suppress(OSError):  # it was killed at once: its pidfd tells
             for piece in framing.frame(framing.READY, meta, [payload]):
                 ours.sendall(piece)
-        self.codec = Codec(None, into_worker=True)
+        if self._zygote is not None:  # which this one replaces, and which may have been forked
+            self.codec = Codec(None, into_worker=True)
         self.how = "started clean, because this process has threads or a large heap"
         return _Zygote(ours, popen.pid, os.pidfd_open(popen.pid), popen=popen, is_child=True)
 
@@ -196,11 +206,12 @@ class ZygoteSpawner:
 
     def spawn(self, worker: int) -> PipeLink:
         """Order a worker; its link takes chunks at once."""
+        zygote = self._zygote or self._begin()
         ours, theirs = socket.socketpair()
         slot = self._free_slots.pop()
         link = PipeLink(worker, ours, self._board.line(slot), self.codec, self._reactor, self._events)
         self._links[worker], self._slots[worker] = link, slot
-        self._order(self._zygote, SPAWN, worker, slot, theirs)
+        self._order(zygote, SPAWN, worker, slot, theirs)
         if self._twin is None and not self._twin_is_due:
             self._twin_is_due = True
             self._reactor.call_later(_TWIN_AFTER_S, self._bring_twin)
@@ -208,13 +219,13 @@ class ZygoteSpawner:
 
     def _bring_twin(self) -> None:
         self._twin_is_due = False
-        if self._twin is None and not self._is_closing:
-            self._make_twin()
+        if self._twin is None and self._zygote is not None and not self._is_closing:
+            self._make_twin(self._zygote)
 
-    def _make_twin(self) -> None:
+    def _make_twin(self, zygote: _Zygote) -> None:
         ours, theirs = socket.socketpair()
         self._twin = _Zygote(ours)
-        self._order(self._zygote, TWIN, _TWIN, 0, theirs)
+        self._order(zygote, TWIN, _TWIN, 0, theirs)
 
     def _order(self, zygote: _Zygote, command: int, worker: int, slot: int, endpoint: socket.socket) -> None:
         zygote.has_orders = True
@@ -338,8 +349,8 @@ class ZygoteSpawner:
             _let_go(twin)
         if self._is_closing:
             self._close_zygote()
-        else:
-            self._make_twin()
+        elif self._zygote is not None:
+            self._make_twin(self._zygote)
 
     def _zygote_ended(self, zygote: _Zygote) -> None:
         self._hear(zygote)
@@ -347,7 +358,7 @@ class ZygoteSpawner:
         if zygote is not self._zygote:
             return
         if self._is_closing:
-            self._has_zygote = False
+            self._zygote = None
             self._finish_when_alone()
             return
         # One that was killed may be somebody's doing; one that ended by itself will do so again.
@@ -397,13 +408,15 @@ class ZygoteSpawner:
         if self._twin is not None:
             _let_go(self._twin)
             self._twin = None
-        if self._zygote.has_orders:
+        if self._zygote is None:
+            self._finish_when_alone()
+        elif self._zygote.has_orders:
             hang_up(self._zygote.control)
         else:  # it has nothing to clean up, and may not even be up
             send_signal(self._zygote.pidfd)
 
     def _finish_when_alone(self) -> None:
-        if self._has_zygote or self._orphans or self._then is None:
+        if self._zygote is not None or self._orphans or self._then is None:
             return
         then, self._then = self._then, None
         if self._twin is not None:

@@ -186,3 +186,20 @@ def test_two_workers_take_four_processes(counts):
         assert len(set(descendants()) - before) <= 4
     assert counts["process"] == 1
     assert counts["thread"] == 1
+
+
+def test_beside_threads_cheap_calls_start_no_process(counts):
+    """A clean zygote inherits nothing, so it is started when the first worker is; and then there is one."""
+    hold = threading.Event()
+    beside = threading.Thread(target=hold.wait)
+    beside.start()
+    try:
+        with AdaptiveExecutor() as executor:
+            assert list(executor.map(payloads.identity, [[1]] * 100)) == [[1]] * 100
+        assert counts["process"] == 0
+        with AdaptiveExecutor(2, isolate=True) as executor:
+            assert list(executor.map(payloads.identity, range(10))) == list(range(10))
+        assert counts["process"] == 1
+    finally:
+        hold.set()
+        beside.join()
