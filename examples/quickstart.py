@@ -13,6 +13,7 @@ import math
 import os
 import signal
 import tempfile
+import textwrap
 import time
 from concurrent.futures import wait
 from pathlib import Path
@@ -29,10 +30,15 @@ def title(text: str) -> None:
     print(f"\n{text}\n{'-' * len(text)}")
 
 
+def say(text: str) -> None:
+    """Print a sentence, wrapped to 80 columns."""
+    print(textwrap.fill(text, 79, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False))
+
+
 def show_plan(executor: AdaptiveExecutor) -> None:
     """Print what the executor is doing, and why."""
-    print(f"  {executor!r}")
-    print(f"  why: {executor.plan.reason}")
+    say(repr(executor))
+    say(f"why: {executor.plan.reason}")
 
 
 # --- what is called ---
@@ -81,9 +87,9 @@ def cheap_work(executor: AdaptiveExecutor) -> None:
     began = time.perf_counter()
     total = sum(executor.map(math.sqrt, range(20_000)))
     took_s = time.perf_counter() - began
-    print(f"  20,000 square roots add up to {total:,.0f}, in {took_s * 1e3:.0f} ms.")
+    say(f"20,000 square roots add up to {total:,.0f}, in {took_s * 1e3:.0f} ms.")
     here = executor.stats()["calls_run_by_the_caller"]
-    print(f"  {here:,} of the calls ran in this very thread, which waited for them anyway.")
+    say(f"{here:,} of the calls ran in this very thread, which waited for them anyway.")
     show_plan(executor)
 
 
@@ -94,8 +100,10 @@ def heavy_work(executor: AdaptiveExecutor) -> None:
     results = list(executor.map(count_primes, range(10_000_000, 10_150_000, 1_000)))
     took_s = time.perf_counter() - began
     serial_s = sum(seconds for _primes, seconds, _pid in results)
-    print(f"  {sum(primes for primes, _seconds, _pid in results):,} primes, in {took_s:.2f} s.")
-    print(f"  Added up, the calls took {serial_s:.2f} s, in {len({pid for _p, _s, pid in results})} processes.")
+    say(f"{sum(primes for primes, _seconds, _pid in results):,} primes, in {took_s:.2f} s.")
+    pids = {pid for _primes, _seconds, pid in results}
+    among = "this one among them" if os.getpid() in pids else "none of them this one"
+    say(f"Added up, the calls took {serial_s:.2f} s, in {len(pids)} processes, {among}.")
     show_plan(executor)
 
 
@@ -106,10 +114,10 @@ def waiting_work(executor: AdaptiveExecutor) -> None:
     calls = 300
     for done, _answer in enumerate(executor.imap(ask_a_server, range(calls)), 1):
         if done == calls // 2:
-            print(f"  after {done} of {calls} calls:")
+            say(f"after {done} of {calls} calls:")
             show_plan(executor)
     took_s = time.perf_counter() - began
-    print(f"  {calls} calls that wait 0.1 s each: {took_s:.2f} s instead of 30 s, on {os.cpu_count()} cores.")
+    say(f"{calls} calls that wait 0.1 s each: {took_s:.2f} s instead of 30 s, on {os.cpu_count()} cores.")
 
 
 def endless_source(executor: AdaptiveExecutor) -> None:
@@ -119,8 +127,8 @@ def endless_source(executor: AdaptiveExecutor) -> None:
     squares = executor.imap(lambda number: number * number, drawn)
     first = list(itertools.islice(squares, 10))
     squares.close()
-    print(f"  the first ten squares of all natural numbers: {first}")
-    print(f"  {next(drawn) - 1:,} numbers were drawn from the source until the stream was closed.")
+    say(f"the first ten squares of all natural numbers: {first}")
+    say(f"{next(drawn) - 1:,} numbers were drawn from the source until the stream was closed.")
 
 
 def priorities(executor: AdaptiveExecutor) -> None:
@@ -133,15 +141,17 @@ def priorities(executor: AdaptiveExecutor) -> None:
         future.add_done_callback(lambda future: order.append(future.result()))
     wait(futures)
     places = [place for place, name in enumerate(order, 1) if name == "urgent"]
-    print(f"  3 urgent calls, submitted after 500 others, ended as number {', '.join(map(str, places))}.")
-    print("  Only those that workers had in hand already came first.")
+    say(f"3 urgent calls, submitted after 500 others, ended as number {', '.join(map(str, places))}.")
+    say("Only those that workers had in hand already came first.")
 
 
 def errors_as_values(executor: AdaptiveExecutor) -> None:
     """Show that a stream goes on after an error."""
     title("6. Errors can be values")
-    for result in executor.imap(lambda number: 60 // number, [3, 2, 1, 0, -1], on_error="return"):
-        print(f"  {result!r}")
+    numbers = [3, 2, 1, 0, -1]
+    results = executor.imap(lambda number: 60 // number, numbers, on_error="return")
+    for number, result in zip(numbers, results):
+        say(f"60 // {number}: {result!r}")
 
 
 def killed_workers() -> None:
@@ -150,14 +160,14 @@ def killed_workers() -> None:
     with AdaptiveExecutor(isolate=True) as executor, tempfile.TemporaryDirectory() as folder:
         marker = str(Path(folder, "marker"))
         results = list(executor.map(die_once, itertools.repeat(marker), range(100)))
-        print(f"  all results are there and in order: {results == list(range(100))}")
+        say(f"all results are there and in order: {results == list(range(100))}")
         future = executor.submit(always_die, 0)
         try:
             future.result()
         except WorkerDiedError as error:
-            print(f"  a call that kills every worker fails alone: {error}")
-        print(f"  and the executor goes on: {executor.submit(nap, 'done').result()}")
-        show_plan(executor)
+            say(f"a call that kills every worker fails alone: {error}")
+        say(f"and the executor goes on: {executor.submit(nap, 'done').result()}")
+        say(repr(executor))
 
 
 class Indented(logging.StreamHandler):
@@ -165,7 +175,7 @@ class Indented(logging.StreamHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a line."""
-        print(f"  log: {record.getMessage()}")
+        say(f"log: {record.getMessage()}")
 
 
 logging.getLogger("amorsize_executor").addHandler(Indented())
