@@ -412,9 +412,11 @@ class Engine:
 
     def _relieve(self) -> None:
         """Start more workers where calls wait and all that there are only wait inside theirs."""
+        if any(not (worker.is_busy or worker.is_retiring) for worker in self.workers.values()):
+            return
         crew = [worker for worker in self.workers.values() if not worker.is_retiring]
         waiting = self.queue.count + len(self.losses.suspects) + sum(worker.unstarted() for worker in crew)
-        if not waiting or any(not worker.is_busy for worker in crew):
+        if not waiting:
             return
         room = min(min(self.tuner.most_workers, self._room) - len(crew), len(crew), waiting)
         if room <= 0:
