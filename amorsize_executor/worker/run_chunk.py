@@ -48,6 +48,7 @@ def run_chunk(
         stop_after_errors: End after so many consecutive errors; 0 means never.
     """
     errors_in_a_row = 0
+    note = recorder.value
     started = time.monotonic_ns()
     for number in range(first, first + count):
         line[STARTED_NS] = started  # first, so that nobody takes the last call's start for this one's
@@ -60,7 +61,7 @@ def run_chunk(
             started = recorder.error(error, started)
             errors_in_a_row += 1
         else:
-            started = recorder.value(value, started)
+            started = note(value, started)
             errors_in_a_row = 0
             del value
         line[FINISHED] = number + 1
