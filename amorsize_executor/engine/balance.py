@@ -30,7 +30,7 @@ class Balance:
         engine = self._engine
         if engine.queue.count or not engine.backend.capabilities.can_stop_early:
             return
-        loaded = [worker for worker in engine.workers.values() if worker.stop is None and worker.unstarted() > 0]
+        loaded = [worker for worker in engine.workers.values() if not worker.is_giving_back and worker.unstarted() > 0]
         if not loaded:
             return
         idle = sum(worker.is_free for worker in engine.workers.values())

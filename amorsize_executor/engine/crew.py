@@ -20,7 +20,7 @@ class Worker:
         self.is_retiring = False
         self.is_killed = False
         self.is_stopped = False  # killed because of a call that overran its timeout
-        self.is_chunk_open = False
+        self.ends: deque[int] = deque()  # of the chunks that are with the worker: the number after each one's last call
         self.pid = 0
         self.next_number = 0
         self.ran = 0
@@ -37,7 +37,7 @@ class Worker:
     @property
     def is_busy(self) -> bool:
         """Whether a chunk is with the worker."""
-        return bool(self.in_hand) or self.is_chunk_open
+        return bool(self.in_hand or self.ends)
 
     @property
     def calls_in_hand(self) -> int:
@@ -50,18 +50,34 @@ class Worker:
     @property
     def errors_in_hand(self) -> int:
         """How many errors nobody has heard of yet a chunk with a bound may have made, or may still make."""
-        return min(self.stop_after_errors, self.calls_in_hand) if self.is_chunk_open else 0
+        return min(self.stop_after_errors, self.calls_in_hand) if self.ends else 0
 
     @property
     def is_free(self) -> bool:
         """Whether the worker is ready and has nothing to do."""
         return self.is_ready and not self.is_busy and not self.is_retiring
 
+    @property
+    def takes_more(self) -> bool:
+        """Whether a second chunk may be sent while the first one runs; a stop concerns all that there are."""
+        return (
+            len(self.ends) == 1 and bool(self.in_hand) and self.stop is None and self.is_ready and not self.is_retiring
+        )
+
+    @property
+    def is_giving_back(self) -> bool:
+        """Whether calls are in hand that the worker was told not to start. It may be told so again, of more calls."""
+        if self.stop is None or not self.in_hand:
+            return False
+        last, span = self.in_hand[-1]
+        return last + len(span) > self.stop
+
     def pack(self, spans: list[Span], number: int, stop_after_errors: int, flush_ns: int) -> Chunk:
         """Put spans in the worker's hands and return them as a chunk; calls of one function are grouped."""
         first = self.next_number
         groups: list[Group] = []
-        self.keys = {}
+        if not self.ends:
+            self.keys = {}
         for span in spans:
             source = span.source
             last = groups[-1] if groups else None
@@ -72,6 +88,7 @@ class Worker:
                 self.keys[source.function.number] = source.function.key
             self.in_hand.append((self.next_number, span))
             self.next_number += len(span)
+        self.ends.append(self.next_number)
         return Chunk(number, first, groups, stop_after_errors, flush_ns)
 
     def claim(self, first: int, count: int) -> Iterator[tuple[int, Span]]:
@@ -93,6 +110,10 @@ class Worker:
                 self.in_hand.appendleft((high, span.part(high - number, len(span))))
             yield low, span if high - low == len(span) else span.part(low - number, high - number)
         self.in_hand.extendleft(reversed(kept))
+
+    def end_chunk(self) -> list[Span]:
+        """Note that the oldest chunk has ended; remove and return its calls that did not run."""
+        return [span for _number, span in self.claim(0, self.ends.popleft())]
 
     def claim_from(self, first: int) -> list[Span]:
         """Remove and return all calls with numbers >= ``first``."""

@@ -43,6 +43,12 @@ if TYPE_CHECKING:
     from amorsize_executor.engine.relief import BlockWatch
 
 _TICK_S = 0.005
+_AHEAD_S = 1.2e-9 * FLUSH_NS
+"""A worker that will be done so soon gets its next chunk: it is heard of again when it has worked for ``FLUSH_NS``."""
+
+_AHEAD_BYTES = 65_536
+"""Calls with more bytes are not sent ahead: the memory that they pass through had better be the same again."""
+
 MOST_WORKERS = 1000  # lines on a control board, less some for those that are just ending
 
 
@@ -366,6 +372,7 @@ class Engine:
                 break
             if self._gate is None or self.losses.suspects or self._gate.has_room(worker):
                 self._send(worker)
+        self._send_ahead()
         self._relieve()
         self._balance.even_out()
 
@@ -468,19 +475,36 @@ class Engine:
         chunk = worker.pack(spans, self._last_chunk, stop_after_errors, flush_ns)
         worker.stop = None
         worker.link.clear_stop()
-        worker.is_chunk_open = True
         worker.had_backlog = bool(self.queue.count)
         started = time.perf_counter()
         failures = worker.link.send(chunk)
         worker.sent_at = time.monotonic()
         self.counts["chunks"] += 1
         sent = getattr(worker.link, "sent_bytes", 0)
-        self.tuner.observe_shipping(time.perf_counter() - started, sum(map(len, spans)), sent)
+        calls = sum(map(len, spans))
+        self.tuner.observe_shipping(time.perf_counter() - started, calls, sent)
         for number, error in failures:
             self.outcomes_arrived(worker.number, number, [None], {0: error})
-        if not worker.in_hand:  # not one of them could travel, so nothing was sent
-            worker.is_chunk_open = False
+        if len(failures) == calls:  # not one of them could travel, so nothing was sent
+            worker.ends.pop()
             self.loop.wake()
+
+    def _send_ahead(self) -> None:
+        """Send workers that will soon have done their chunk the next one, so that they need not wait for it."""
+        if self._gate is not None or self.settings.max_tasks_per_child or not self.backend.capabilities.can_stop_early:
+            return
+        for worker in self.workers.values():
+            if not self.queue.count or self.losses.suspects:
+                return
+            if worker.takes_more and self._ends_soon(worker):
+                self._send(worker)
+
+    def _ends_soon(self, worker: Worker) -> bool:
+        """Tell whether a worker will have run what it has before we are sure to look again."""
+        profile = self.tuner.profile(worker.in_hand[-1][1].source.function.key)
+        if profile is None or not profile.calls or profile.call_bytes > _AHEAD_BYTES:
+            return False
+        return (worker.unstarted() + 1) * profile.call_s < _AHEAD_S
 
     def _next_spans(self, worker: Worker) -> list[Span]:
         """Take the calls for a worker's next chunk from the queue."""
@@ -616,7 +640,6 @@ class Engine:
     def chunk_ended(self, worker: int, report: ChunkReport) -> None:
         """See ``WorkerEvents``."""
         record = self.workers[worker]
-        record.is_chunk_open = False
         self.losses.note_life()
         record.memory_growth = report.memory_growth
         now = time.monotonic()
@@ -627,7 +650,7 @@ class Engine:
         record.ran += ran
         if record.had_backlog and ran:
             self.tuner.observe_gap(report.gap_s)
-        self.requeue(record.claim_from(0), "taken back")
+        self.requeue(record.end_chunk(), "taken back")
         if self._quota(record) <= 0:
             self._retire(record, "it has run max_tasks_per_child calls")
         elif record.memory_growth > self.tuner.memory_share():

@@ -114,9 +114,9 @@ def test_bytes_of_a_tiny_call(map_counts):
 
 
 def test_system_calls_of_a_chunk(map_counts):
-    """A chunk leaves in one system call; its outcomes take three: the head, the body, and a look for more."""
+    """A chunk leaves in one system call; its outcomes come in one, or with those of the chunk that was sent ahead."""
     assert CHUNKS <= map_counts["sendmsg"] < 1.5 * CHUNKS
-    assert CHUNKS <= map_counts["recv_into"] < 1.5 * CHUNKS
+    assert CHUNKS / 2 <= map_counts["recv_into"] < 1.5 * CHUNKS
     assert map_counts["send"] == 0
 
 
