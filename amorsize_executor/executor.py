@@ -112,7 +112,7 @@ class CallingExecutor(Executor):
             buffersize: Most results that are asked for and not yet yielded, >= 1; None for all.
 
         Returns:
-            An iterator; after a call's error it can be asked on. Dropping it cancels what has not started.
+            An iterator; after a call's error it can be asked on. Dropping it half read cancels what has not started.
 
         Raises:
             TimeoutError: From the iterator, if a result is not there in time.

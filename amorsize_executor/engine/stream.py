@@ -72,6 +72,7 @@ class Stream:
         self.is_lazy = False
         self.is_held = False
         self.is_closed = False
+        self._is_abandoned = False
         self.asked = 0  # calls handed to the engine
         self.batch = 1  # calls that a helping caller claims next
         self.helped_s = 0.0  # of processor time that callers have spent on it
@@ -98,7 +99,7 @@ class Stream:
     def deliver(self, position: int, values: list[Any], errors: dict[int, BaseException]) -> None:
         """Keep a run of outcomes and wake the consumer if it waits for it."""
         with self._changed:
-            if self.is_closed:
+            if self.is_closed or self._is_abandoned:
                 return
             if self.is_ordered:
                 self._runs[position] = values, errors
@@ -169,6 +170,11 @@ class Stream:
             self._forget()
             self._changed.notify_all()
 
+    def abandon(self) -> None:
+        """Run what was asked for, but keep no results. Takes no lock, for ``__del__``."""
+        self._is_abandoned = True
+        self._forget()
+
     def _forget(self) -> None:
         self._runs.clear()
         self._loose.clear()
@@ -177,7 +183,8 @@ class Stream:
 class ResultIterator(Iterator[Any]):
     """What ``map``, ``imap`` and ``imap_unordered`` return.
 
-    It goes on after a call's error. Dropping or closing it cancels what has not started. Threads may share it: each
+    It goes on after a call's error. Closing it, or dropping it half read, cancels what has not started; what was asked
+    for runs where nobody has asked for a result, as in the standard library. Threads may share it: each
     result goes to one of them. A result that is there is taken without a lock; one thread at a time gets more, and
     all that belongs to getting more is guarded by ``_filling``.
 
@@ -235,8 +242,12 @@ class ResultIterator(Iterator[Any]):
         self._end_if_closed()
 
     def __del__(self) -> None:
-        if not self._is_done and not self._stream.is_closed:
+        if self._is_done or self._stream.is_closed:
+            return
+        if self._taken or not self._stream.engine.is_started:  # what dozes leaves no trace, so nobody can miss it
             self._stream.close(wake=False)
+        else:
+            self._stream.abandon()
 
     def _end_if_closed(self) -> None:
         """Let go of the source once nobody iterates it: whoever is filling comes here after it."""

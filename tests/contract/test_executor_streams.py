@@ -228,10 +228,9 @@ def test_close_twice_and_unused(executor):
     assert executor.submit(payloads.square, 3).result() == 9
 
 
-@pytest.mark.parametrize("how", ["close", "drop"])
 @pytest.mark.parametrize("method", ["map", "imap"])
-def test_what_has_not_started_never_runs_after_the_end(make, tmp_path, method, how):
-    """Closing or dropping the iterator cancels the calls that have not begun."""
+def test_what_has_not_started_never_runs_after_close(make, tmp_path, method):
+    """Closing the iterator cancels the calls that have not begun."""
     executor = make(max_workers=1, chunksize=1)
     blocker = executor.submit(block, tmp_path)
     payloads.wait_for_file(tmp_path / "started")
@@ -239,15 +238,45 @@ def test_what_has_not_started_never_runs_after_the_end(make, tmp_path, method, h
     results = getattr(executor, method)(count_pair, items, buffersize=20)
     if method == "imap":
         results.prime()
-    if how == "close":
-        results.close()
-    del results
-    gc.collect()
+    results.close()
     marker = executor.submit(payloads.identity, "last")
     (tmp_path / "go").touch()
     assert blocker.result(timeout=30) == "unblocked"
     assert marker.result(timeout=30) == "last"
     assert payloads.read_executions(tmp_path / "log") == []
+
+
+@pytest.mark.parametrize("options", [{}, {"chunksize": 7}])
+def test_a_map_whose_results_nobody_wants_runs(make, tmp_path, options):
+    """Dropped before the first result was asked for, it is there for what its calls do; no result is kept."""
+    executor = make(max_workers=2)
+    items = [(tmp_path / "log", str(index)) for index in range(50)]
+    executor.map(count_pair, items, **options)
+    executor.map(payloads.raise_value_error, ["nobody sees it"] * 3)
+    executor.shutdown()
+    assert sorted(payloads.read_executions(tmp_path / "log"), key=int) == [str(index) for index in range(50)]
+
+
+@pytest.mark.parametrize("method", ["map", "imap"])
+def test_dropped_half_read_it_runs_no_more(make, tmp_path, method):
+    """As in the standard library, which cancels the rest then; what a worker has in hand already may run."""
+    executor = make(max_workers=1, chunksize=1)
+    results = getattr(executor, method)(block_if_second, range(200), itertools.repeat(tmp_path), buffersize=100)
+    assert next(results) == 0
+    payloads.wait_for_file(tmp_path / "started")
+    del results
+    gc.collect()
+    marker = executor.submit(payloads.identity, "last")
+    (tmp_path / "go").touch()
+    assert marker.result(timeout=30) == "last"
+    assert len(payloads.read_executions(tmp_path / "log")) < 5
+
+
+def block_if_second(number, directory):
+    """Count an execution; the second one blocks."""
+    if number == 1:
+        return block(directory)
+    return payloads.count_execution(directory / "log", str(number)) and number
 
 
 def count_pair(pair):
