@@ -435,11 +435,14 @@ class AdaptiveExecutor(CallingExecutor):
         trace: TracebackType | None,
     ) -> bool | None:
         """Shut down; after Ctrl-C without finishing what is queued or runs."""
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
-            self.kill_workers()
-            self.shutdown(wait=True, cancel_futures=True)
-        else:
+        try:
+            if kind is not None and issubclass(kind, KeyboardInterrupt):
+                self.kill_workers()
             self.shutdown(wait=True)
+        except KeyboardInterrupt:
+            self.kill_workers()
+            self.shutdown(wait=True)
+            raise
         return None
 
     def terminate_workers(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import signal
@@ -155,7 +156,7 @@ class ZygoteSpawner:
             pid = os.fork()
             if pid == 0:
                 ours.close()
-                become_zygote(theirs, ancestry, None if self._initargs else set(tracker()))
+                become_zygote(theirs, ancestry, None if self._initargs else {*tracker(), *queue_ends()})
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
@@ -223,7 +224,10 @@ class ZygoteSpawner:
             self._make_twin(self._zygote)
 
     def _make_twin(self, zygote: _Zygote) -> None:
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError:  # no descriptor is left: the next spawn tries again
+            return
         self._twin = _Zygote(ours)
         self._order(zygote, TWIN, _TWIN, 0, theirs)
 
@@ -269,13 +273,17 @@ class ZygoteSpawner:
             zygote.pidfds += descriptors
             *lines, zygote.pending = (zygote.pending + data).split(b"\n")
             for report in lines:
-                kind, worker, value = map(int, report.split())
-                if kind == SPAWNED:
-                    self._spawned(worker, value, zygote.pidfds.pop(0))
-                elif kind == REAPED:
-                    self._ended(worker, value, by_itself=True)
-                elif kind == REFUSED:
-                    self._refused(worker, value)
+                self._heed(zygote, *map(int, report.split()))
+
+    def _heed(self, zygote: _Zygote, kind: int, worker: int, value: int) -> None:
+        if kind == SPAWNED and zygote.pidfds:
+            self._spawned(worker, value, zygote.pidfds.pop(0))
+        elif kind == SPAWNED:  # we had no descriptor left for it; it ends when its link is closed
+            self._refused(worker, errno.EMFILE)
+        elif kind == REAPED:
+            self._ended(worker, value, by_itself=True)
+        elif kind == REFUSED:
+            self._refused(worker, value)
 
     def _spawned(self, worker: int, pid: int, pidfd: int) -> None:
         if worker == _TWIN:
@@ -331,14 +339,14 @@ class ZygoteSpawner:
         os.close(pidfd)
         self._finish_when_alone()
 
-    def _refused(self, worker: int, errno: int) -> None:
+    def _refused(self, worker: int, number: int) -> None:
         """The system has no room for another process."""
         if worker == _TWIN:
             if self._twin is not None:
                 _let_go(self._twin)
             self._twin = None  # the next spawn tries again
             return
-        self._events.spawn_refused(worker, os.strerror(errno))
+        self._events.spawn_refused(worker, os.strerror(number))
         self._ended(worker, None, by_itself=True)
 
     # --- the zygote's own death ---
@@ -485,6 +493,18 @@ def tracker() -> list[int]:
     module = sys.modules.get("multiprocessing.resource_tracker")
     descriptor = module._resource_tracker._fd if module is not None else None
     return [] if descriptor is None else [descriptor]
+
+
+def queue_ends() -> list[int]:
+    """Return the descriptors of multiprocessing's queues that there are: whoever inherits their module may use them.
+
+    Nobody waits for such a queue's end to be closed, as the reader of any other pipe may.
+    """
+    queues: Any = sys.modules.get("multiprocessing.queues")
+    if queues is None:
+        return []
+    known = [each for each in list(multiprocessing.util._afterfork_registry.values()) if isinstance(each, queues.Queue)]  # type: ignore[attr-defined]
+    return [end.fileno() for queue in known for end in (queue._reader, queue._writer) if not end.closed]
 
 
 def one_thread_each() -> dict[str, str]:

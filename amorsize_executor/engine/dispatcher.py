@@ -118,6 +118,14 @@ class Engine:
 
     # --- for callers: any thread ---
 
+    def adopt(self) -> bool:
+        """Make a copy that came with a fork this process's own, if nothing was started or waits; return whether."""
+        waits = any(map(self._is_wanted, self._intake)) or bool(self.claims) or self._gate is not None
+        if self.is_started or self._is_starting or waits or self.lock.locked():
+            return False
+        self.pid, self._start_lock = os.getpid(), threading.RLock()
+        return True
+
     @property
     def codec(self) -> Codec:
         """How calls are pickled: what of ``__main__`` goes by name depends on how workers were started."""

@@ -29,11 +29,11 @@ def is_ours(engine: Engine) -> bool:
 
 
 def require_alive(engine: Engine) -> None:
-    """Raise RuntimeError if the interpreter exits, or if this is a child of a fork of the engine's process."""
+    """Raise RuntimeError if the interpreter exits, or if the engine was used in a process that this is a fork of."""
     if _is_exiting:
         message = "cannot schedule new futures after interpreter shutdown"
         raise RuntimeError(message)
-    if not is_ours(engine):
+    if not is_ours(engine) and not engine.adopt():
         message = "this executor belongs to the process that this one was forked from; make a new one here"
         raise RuntimeError(message)
 

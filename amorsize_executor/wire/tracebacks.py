@@ -78,14 +78,31 @@ def _parts(codec: Codec, error: BaseException) -> tuple[bytes | None, bytes | No
             return data, None, shown
     except BaseException:  # noqa: BLE001, S110 - whatever it raised, it does not survive as it is: send the parts
         pass
+    lost: list[str] = []
+    args = tuple(_as_far_as_it_travels(codec, arg, f"args[{place}]", lost) for place, arg in enumerate(error.args))
+    attributes = {name: _as_far_as_it_travels(codec, value, name, lost) for name, value in error.__dict__.items()}
+    if lost:
+        attributes["__notes__"] = [
+            *attributes.get("__notes__", ()),
+            f"came as text, not being picklable: {', '.join(lost)}",
+        ]
     try:
-        return None, codec.dumps((type(error), error.args, error.__dict__)), shown
-    except BaseException:  # noqa: BLE001, S110 - then its arguments as text
-        pass
-    try:
-        return None, codec.dumps((type(error), tuple(map(repr, error.args)), {})), shown
+        return None, codec.dumps((type(error), args, attributes)), shown
     except BaseException:  # noqa: BLE001 - then only the name of its type is left
         return None, None, shown
+
+
+def _as_far_as_it_travels(codec: Codec, value: Any, name: str, lost: list[str]) -> Any:
+    """Return ``value``, or what it shows if it cannot travel; its name is noted then."""
+    try:
+        codec.loads(codec.dumps(value))
+    except BaseException:  # noqa: BLE001 - whatever it raised
+        lost.append(name)
+        try:
+            return repr(value)
+        except BaseException:  # noqa: BLE001 - a broken __repr__
+            return f"<{type(value).__qualname__}>"
+    return value
 
 
 def _show(error: BaseException) -> str:

@@ -79,7 +79,7 @@ def leave_the_parent_behind(keep: set[int] | None) -> None:
     if util is not None:
         util._finalizer_registry.clear()
         util._run_after_forkers()
-    null = os.open(os.devnull, os.O_RDWR)
+    null = os.open(os.devnull, os.O_RDONLY)  # so that who writes to a foreign pipe hears of it
     os.dup2(null, 0)
     if keep is not None:
         _silence_foreign_descriptors(keep | {null}, null)

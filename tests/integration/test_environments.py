@@ -454,6 +454,71 @@ def test_a_global_that_calls_make_when_they_need_it(has_thread, without, tmp_pat
     assert lines_of(run("-c", code, AMORSIZE_WITHOUT=without)) == expected
 
 
+FORKED = """
+import os
+from amorsize_executor import AdaptiveExecutor
+unused, used = AdaptiveExecutor(2), AdaptiveExecutor(2, isolate=True)
+print(sum(unused.map(abs, range(10))), used.submit(abs, -1).result(), flush=True)
+pid = os.fork()
+if pid == 0:
+    with unused:
+        print(unused.submit(os.getppid).result() in {os.getpid(), os.getppid()}, sum(unused.map(len, [[1]] * 10)))
+    try:
+        used.submit(abs, -1)
+    except RuntimeError as error:
+        print(error, flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+print(unused.submit(abs, -2).result(), used.submit(abs, -2).result())
+used.shutdown()
+unused.shutdown()
+"""
+
+
+def test_executors_from_before_a_fork():
+    """The child may use one that has started nothing; what runs elsewhere it cannot use."""
+    refusal = "this executor belongs to the process that this one was forked from; make a new one here"
+    assert lines_of(run("-W", "ignore::DeprecationWarning", "-c", FORKED)) == ["45 1", "True 10", refusal, "2 2"]
+
+
+AT_THE_END = """
+import os, signal, threading, time
+from amorsize_executor import AdaptiveExecutor
+def interrupt():
+    while not executor._engine.is_shut_down:
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGINT)
+try:
+    with AdaptiveExecutor(2) as executor:
+        futures = [executor.submit(time.sleep, 1000) for _ in range(40)]
+        threading.Thread(target=interrupt).start()
+except KeyboardInterrupt:
+    print(all(future.done() for future in futures), executor._processes)
+"""
+
+
+def test_ctrl_c_while_the_end_of_a_with_block_waits():
+    """It stops what runs and what waits, as inside the block."""
+    assert lines_of(run("-c", AT_THE_END)) == ["True {}"]
+
+
+DESCRIPTORS = """
+import resource, time
+from amorsize_executor import AdaptiveExecutor
+resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
+with AdaptiveExecutor() as executor:
+    print(list(executor.map(time.sleep, [0.02] * 200)) == [None] * 200)
+    print(executor.submit(abs, -1).result())
+"""
+
+
+def test_where_descriptors_run_out():
+    """There are as many workers as there is room for, whoever of them the last descriptor was missing for."""
+    done = run("-c", DESCRIPTORS)
+    assert (done.returncode, done.stdout.splitlines()) == (0, ["True", "1"]), done.stderr
+    assert all("no room for more than" in line for line in done.stderr.splitlines()), done.stderr
+
+
 # --- Initializers ---------------------------------------------------------------------------------------------
 
 INITIALIZER = """
@@ -488,6 +553,25 @@ def test_locks_queues_and_values_in_initargs(has_thread, method):
         pytest.skip("a fork context's queue can only be inherited, and forking beside threads warns")
     start = f"import multiprocessing; multiprocessing.set_start_method({method!r})\n"
     assert lines_of(run("-c", start + INITIALIZER.format(has_thread=has_thread))) == ["4950", "4950 4950"]
+
+
+INHERITED = """
+import multiprocessing, os
+from amorsize_executor import AdaptiveExecutor
+queue, simple, (reading, writing), (_, sending) = (
+    multiprocessing.Queue(), multiprocessing.SimpleQueue(), os.pipe(), multiprocessing.Pipe()
+)
+with AdaptiveExecutor(max_workers=2, isolate=True) as executor:
+    list(executor.map(lambda n: queue.put(n), range(100)))
+    for call in (lambda: simple.put(1), lambda: os.write(writing, b"1"), lambda: sending.send(1)):
+        print(executor.submit(call).exception())
+print(sum(queue.get(timeout=20) for _ in range(100)))
+"""
+
+
+def test_queues_pipes_and_sockets_that_globals_hold():
+    """A queue of multiprocessing works as with a fork; what somebody may wait for the end of is closed, and says so."""
+    assert lines_of(run("-c", INHERITED)) == ["[Errno 9] Bad file descriptor"] * 3 + ["4950"]
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

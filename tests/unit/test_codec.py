@@ -137,6 +137,29 @@ def test_chains_that_are_circles_travel():
     assert isinstance(received.__cause__.__cause__, KeyError)
 
 
+class HalfPickledError(Exception):
+    """Holds what pickles and what does not."""
+
+    def __init__(self, code, response):
+        super().__init__(f"HTTP {code}", response)
+        self.code = code
+        self.response = response
+
+    def __str__(self):
+        """Need an attribute."""
+        return f"status {self.code}"
+
+
+def test_what_does_not_pickle_of_an_exception_comes_as_text():
+    """All the rest is kept as it was, and a note tells what was lost."""
+    lock = threading.Lock()
+    received = decode_error(OUT, encode_error(BACK, HalfPickledError(404, lock)))
+    assert type(received) is HalfPickledError
+    assert (str(received), received.code, received.response) == ("status 404", 404, repr(lock))
+    assert received.args == ("HTTP 404", repr(lock))
+    assert received.__notes__ == ["came as text, not being picklable: args[1], response"]
+
+
 def test_an_exception_that_does_not_round_trip():
     """An exception whose ``__init__`` refuses its own ``args`` keeps type, args and attributes."""
     try:
