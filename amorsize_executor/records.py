@@ -35,6 +35,7 @@ class Measurement(NamedTuple):
         bytes_out: Bytes of pickled results.
         memory_growth: Peak bytes of resident memory above the worker's baseline; 0 when unknown.
         lane: Where the calls ran.
+        beside_s: Seconds that the worker spent beside the calls, on what they took and what came out; 0 when unknown.
     """
 
     calls: int
@@ -47,6 +48,7 @@ class Measurement(NamedTuple):
     bytes_out: int = 0
     memory_growth: int = 0
     lane: Lane = Lane.PROCESSES
+    beside_s: float = 0.0
 
 
 class Plan(NamedTuple):

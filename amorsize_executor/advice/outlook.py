@@ -33,7 +33,7 @@ _COST_ERROR = 1.5
 _NEIGHBOURS = 0.85
 """What is left of a speed-up where cores share caches, clock and memory."""
 _START_UP_S = {"fork": 0.015, "forkserver": 0.075, "spawn": 0.2}
-_THREAD_COSTS = Costs(ship_byte_s=1e-12, start_up_s=1e-3, fork_s=2e-4)
+_THREAD_COSTS = Costs(ship_call_s=6e-6, ship_byte_s=1e-12, start_up_s=1e-3, fork_s=2e-4)
 
 
 class Wishes(NamedTuple):

@@ -293,10 +293,10 @@ class PipeLink:
         gap_ns: int,
     ) -> ChunkReport:
         records = []
-        for function, calls, wall, cpu, waiting, squares, longest, bytes_out in measures:
+        for function, calls, wall, cpu, waiting, squares, longest, bytes_out, beside in measures:
             bytes_in = self._bytes_in.pop(function, 0)
             measured = Measurement(
-                int(calls), wall, cpu, waiting, squares, longest, bytes_in, int(bytes_out), peak, Lane.PROCESSES
+                int(calls), wall, cpu, waiting, squares, longest, bytes_in, int(bytes_out), peak, Lane.PROCESSES, beside
             )
             records.append((function, measured))
         return ChunkReport(number, next_number, records, growth, gap_ns * 1e-9)

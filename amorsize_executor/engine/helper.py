@@ -34,6 +34,9 @@ _BATCH_S = 0.003
 
 _MOST_CALLS = 65_536
 _LEAST_WAITING = 0.1
+_SHORT_S = 0.001
+"""Calls that take less are not taken for waiting ones before a worker has measured them."""
+
 _OVERRUN_S = 3 * _BATCH_S
 """A batch that takes longer is shortened."""
 
@@ -74,7 +77,9 @@ class Claim:
         ran, cpu_s = len(self.values), time.thread_time() - self.cpu
         mean_s = took_s / ran
         waiting_s = max(0.0, took_s - cpu_s)
-        if waiting_s > _LEAST_WAITING * took_s:  # standing in line for a processor is no waiting
+        if mean_s < _SHORT_S:  # not told from waiting for the interpreter, which our own threads have now and then
+            waiting_s = 0.0
+        elif waiting_s > _LEAST_WAITING * took_s:  # standing in line for a processor is no waiting
             waiting_s = max(0.0, waiting_s - queued_since_last_s())
         # The bytes that these calls would have been on the wire: one call stands for all.
         bytes_in, bytes_out = weigh(self.items[0]) * ran, weigh(self.values[0]) * ran

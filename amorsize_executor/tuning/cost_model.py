@@ -24,14 +24,16 @@ class Costs(NamedTuple):
         dispatch_s: How long a worker is idle between two chunks.
         start_up_s: From asking for the first worker to its readiness.
         fork_s: For each further worker.
+        run_call_s: A worker's own work beside a call: noting what it took, and pickling its result.
     """
 
-    ship_call_s: float = 6e-6
+    ship_call_s: float = 3e-6
     ship_byte_s: float = 2e-9
     ship_chunk_s: float = 5e-5
     dispatch_s: float = 3e-4
     start_up_s: float = 8e-3
     fork_s: float = 1.6e-3
+    run_call_s: float = 1e-6
 
 
 def after_gap(costs: Costs, gap_s: float) -> Costs:
@@ -42,7 +44,13 @@ def after_gap(costs: Costs, gap_s: float) -> Costs:
     """
     gap_s = min(max(gap_s, 0.0), OUTLIER * costs.dispatch_s + 1e-6)
     dispatch_s = costs.dispatch_s + SMOOTHING * (gap_s - costs.dispatch_s)
-    return Costs(costs.ship_call_s, costs.ship_byte_s, costs.ship_chunk_s, dispatch_s, costs.start_up_s, costs.fork_s)
+    return costs._replace(dispatch_s=dispatch_s)
+
+
+def after_chunk(costs: Costs, beside_s: float, calls: int) -> Costs:
+    """Take what a worker did beside so many calls into ``run_call_s``: a moving average of an eighth."""
+    run_call_s = min(beside_s / calls, OUTLIER * costs.run_call_s)
+    return costs._replace(run_call_s=max(costs.run_call_s + SMOOTHING * (run_call_s - costs.run_call_s), FASTEST_S))
 
 
 def after_start_up(costs: Costs, seconds: float, *, starts: int, together: int = 1) -> Costs:
@@ -67,7 +75,7 @@ def after_start_up(costs: Costs, seconds: float, *, starts: int, together: int =
         one_s = min(seconds / together, OUTLIER * fork_s)
         fork_s += (one_s - fork_s) * (0.5 if one_s < fork_s else SMOOTHING)
     fork_s = max(fork_s, LEAST_START_S)
-    return Costs(costs.ship_call_s, costs.ship_byte_s, costs.ship_chunk_s, costs.dispatch_s, start_up_s, fork_s)
+    return costs._replace(start_up_s=start_up_s, fork_s=fork_s)
 
 
 def after_shipping(costs: Costs, seconds: float, calls: int, payload_bytes: int) -> Costs:
@@ -83,13 +91,10 @@ def after_shipping(costs: Costs, seconds: float, calls: int, payload_bytes: int)
     predicted_s = chunk_s + calls_s + bytes_s
     ratio = min(max(seconds / predicted_s, 1 / OUTLIER), OUTLIER)
     step = SHIPPING_RATE * math.log(ratio) / predicted_s
-    return Costs(
-        max(costs.ship_call_s * math.exp(step * calls_s), FASTEST_S),
-        max(costs.ship_byte_s * math.exp(step * bytes_s), FASTEST_S / 1000),
-        max(chunk_s * math.exp(step * chunk_s), FASTEST_S),
-        costs.dispatch_s,
-        costs.start_up_s,
-        costs.fork_s,
+    return costs._replace(
+        ship_call_s=max(costs.ship_call_s * math.exp(step * calls_s), FASTEST_S),
+        ship_byte_s=max(costs.ship_byte_s * math.exp(step * bytes_s), FASTEST_S / 1000),
+        ship_chunk_s=max(chunk_s * math.exp(step * chunk_s), FASTEST_S),
     )
 
 
@@ -146,8 +151,8 @@ def predict_parallel_s(
     lanes = min(workers, chunks)
     bytes_s = calls * costs.ship_byte_s * call_bytes
     shipping_s = calls * costs.ship_call_s + bytes_s + chunks * costs.ship_chunk_s
-    workers_s = math.ceil(calls / lanes) * call_s + (bytes_s + chunks * costs.dispatch_s) / lanes
-    busy_s = calls * call_s * (1.0 - waiting_share)
+    workers_s = math.ceil(calls / lanes) * (call_s + costs.run_call_s) + (bytes_s + chunks * costs.dispatch_s) / lanes
+    busy_s = calls * (call_s * (1.0 - waiting_share) + costs.run_call_s)
     processors_s = (busy_s + bytes_s + shipping_s) / cores
     once_s = costs.ship_byte_s * once_bytes * (1 + lanes)  # pickled, and sent to each
     once_s += load_s * max(1.0, lanes / cores)

@@ -185,6 +185,8 @@ class Tuner:
         if key in self._known:
             profile = self._confirm(key, profile, m)
         profile.function_bytes = function_bytes or profile.function_bytes
+        if m.beside_s:
+            self.costs = cost_model.after_chunk(self.costs, m.beside_s, m.calls)
         if m.lane is Lane.CALLER and key not in self._shipped:
             self._decide_lane(key, Lane.CALLER, self._say_forecast(key))
         self._observed += 1
@@ -240,7 +242,7 @@ class Tuner:
         self._key, self._remaining = key, remaining
         if key not in self._shipped:
             self._shipped.add(key)
-            self._decide_lane(key, self._lane, "No caller waits for these calls, so workers run them.")
+            self._decide_lane(key, self._lane, "No caller is free to run these calls, so workers do.")
         if asked is not None:
             self._decide_chunk(key, asked, "These calls were given a chunk size.")
             return asked

@@ -37,7 +37,7 @@ _SHORT_S = 5e-4
 
 _NUMBER_BYTES = 5  # of a small one in a pickle
 
-_OUR_THREADS = 2  # the main one and the flusher
+_LEAST_WAITING = 0.1  # less changes nothing
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
@@ -222,6 +222,7 @@ class Meter:
         self._schedstat = open_schedstat()
         self._was_short = False
         self._queued_ns: int | None = None
+        self._delayed_ns = 0
 
     def start(self) -> None:
         """Begin a group. After a short one, time in line is not looked at: that costs more than such a group."""
@@ -231,36 +232,43 @@ class Meter:
         self._cpu, self._from = cpu_seconds(), time.monotonic_ns()
 
     def read(self) -> tuple[float, ...]:
-        """Return (calls, wall_s, cpu_s, waiting_s, squares_s2, longest_s, bytes_out)."""
+        """Return (calls, wall_s, cpu_s, waiting_s, squares_s2, longest_s, bytes_out, beside_s)."""
         window = (time.monotonic_ns() - self._from) * 1e-9
         cpu = cpu_seconds() - self._cpu
         self._was_short = window < _SHORT_S
         waiting = 0.0  # where nobody knows how much of the time it stood in line
         if self._queued_ns is not None and not self._was_short:
             waiting = max(0.0, window - cpu - (self._run_delay_ns() - self._queued_ns) * 1e-9)
+            if waiting > _LEAST_WAITING * window:
+                waiting = max(0.0, waiting - self._others_delay_ns() * 1e-9)
         walls = self.walls
+        wall = sum(walls) * 1e-9
         return (
             len(walls),
-            sum(walls) * 1e-9,
+            wall,
             cpu,
             waiting,
             sum(map(mul, walls, walls)) * 1e-18,
             max(walls) * 1e-9,
             self.bytes_out + _NUMBER_BYTES * (len(walls) - self.weighed),
+            max(0.0, window - wall),
         )
 
     def _run_delay_ns(self) -> int:
-        """Return how long this process's threads have stood in line for a processor; 0 where that is not known."""
+        """Return how long this thread has stood in line for a processor; 0 where that is not known."""
+        return 0 if self._schedstat is None else int(os.pread(self._schedstat, 64, 0).split()[1])
+
+    def _others_delay_ns(self) -> int:
+        """Return how long other threads, which may hold the interpreter, have stood in line since it was asked last."""
         if self._schedstat is None:
             return 0
-        threads = os.listdir("/proc/self/task")
-        if len(threads) <= _OUR_THREADS:
-            return int(os.pread(self._schedstat, 64, 0).split()[1])
-        delay = 0
-        for name in threads:
-            with contextlib.suppress(OSError), open(f"/proc/self/task/{name}/schedstat", "rb", 0) as file:
-                delay += int(file.read().split()[1])
-        return delay
+        delay, own = 0, str(threading.get_native_id())
+        for name in os.listdir("/proc/self/task"):
+            if name != own:
+                with contextlib.suppress(OSError), open(f"/proc/self/task/{name}/schedstat", "rb", 0) as file:
+                    delay += int(file.read().split()[1])
+        before, self._delayed_ns = self._delayed_ns, delay
+        return max(0, delay - before)
 
 
 def cpu_seconds() -> float:

@@ -134,3 +134,12 @@ def test_batches_grow_while_calls_are_cheap():
     assert next_batch(8, 1e-6) > 8
     assert next_batch(8, 1.0) == 1
     assert next_batch(1, 10.0) == 1
+
+
+@pytest.mark.parametrize(("mean_s", "share"), [(0.0005, 0.0), (10.0, 1.0)])
+def test_short_calls_do_not_count_as_waiting(mean_s, share):
+    """This thread may have waited for the interpreter's lock; calls that take long are seen to wait."""
+    claim = begun(10)
+    run_batch(int, claim)
+    measured = claim.measurement(10 * mean_s)
+    assert measured.waiting_s / measured.wall_s == pytest.approx(share, abs=0.1)

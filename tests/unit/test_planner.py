@@ -270,7 +270,7 @@ def test_calls_that_nobody_waits_for_leave():
     made = tuner()
     made.chunk_calls("f", remaining=20, workers=2)
     assert made.plan.lane is Lane.PROCESSES
-    assert "No caller waits" in made.decisions[-1].reason
+    assert "No caller is free" in made.decisions[-1].reason
 
 
 def test_without_a_helping_caller_the_lane_is_never_the_callers():
