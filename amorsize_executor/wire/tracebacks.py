@@ -1,8 +1,8 @@
 """Exceptions on their way home: type, arguments, notes, the whole traceback and the chain of causes.
 
 The traceback travels twice: as text, which becomes ``__cause__`` as in ``ProcessPoolExecutor``, and as frames
-(tblib), so that debuggers and pytest show the worker's lines. An exception whose ``__init__`` does not survive
-pickling is rebuilt without calling it; nothing that an exception does can hurt another call.
+(tblib), so that debuggers and pytest show the worker's lines. An exception that does not survive pickling is rebuilt
+without calling its ``__init__``, and what does not pickle in it is text. Nothing that one does can hurt another call.
 """
 
 from __future__ import annotations
@@ -80,12 +80,23 @@ def _parts(codec: Codec, error: BaseException) -> tuple[bytes | None, bytes | No
         pass
     try:
         return None, codec.dumps((type(error), error.args, error.__dict__)), shown
-    except BaseException:  # noqa: BLE001, S110 - then its arguments as text
+    except BaseException:  # noqa: BLE001, S110 - then what refuses as text
         pass
     try:
-        return None, codec.dumps((type(error), tuple(map(repr, error.args)), {})), shown
+        args = tuple(_portable(codec, part) for part in error.args)
+        attributes = {name: _portable(codec, part) for name, part in error.__dict__.items()}
+        return None, codec.dumps((type(error), args, attributes)), shown
     except BaseException:  # noqa: BLE001 - then only the name of its type is left
         return None, None, shown
+
+
+def _portable(codec: Codec, part: Any) -> Any:
+    """Return a part of an exception as it is, or its repr where it does not survive the way."""
+    try:
+        codec.loads(codec.dumps(part))
+    except BaseException:  # noqa: BLE001 - whatever its reduction raises
+        return repr(part)
+    return part
 
 
 def _show(error: BaseException) -> str:
