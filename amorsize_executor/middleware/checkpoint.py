@@ -127,7 +127,7 @@ class _Map:
         may_hold: The journal may hold results.
         difference: Why none of them can be used; empty if they can.
         has_stored: Results of this function came in this run.
-        is_warned: It was said that a result cannot be stored.
+        is_warned: It was said that a result cannot be stored, or not be read back.
     """
 
     function: Callable[..., Any]
@@ -206,8 +206,9 @@ class Checkpoint(Middleware):
             raise CheckpointMismatchError(self.name, entry.text, entry.difference)
         found = digest_call(call.args, call.kwargs, lenient=entry.is_named, before=entry.identity.digest)
         stored = self._find(entry, call.position)
-        if stored is not None:
-            return Answered(Outcome(self._value(entry, call.position, found, *stored)))
+        outcome = None if stored is None else self._restore(entry, call.position, found, *stored)
+        if outcome is not None:
+            return Answered(outcome)
         call.state[self] = entry, found
         return RUN
 
@@ -220,9 +221,7 @@ class Checkpoint(Middleware):
                 form, value = self._encode(outcome.value)
                 self._store(entry, call.position, (found, form, value, checksum(value)))
             except Exception as error:  # noqa: BLE001 - a result that cannot be stored is still a result
-                if not entry.is_warned:
-                    logger.warning("checkpoint %r: a result of %s is not stored: %s", self.name, entry.text, error)
-                entry.is_warned = True
+                self._warn(entry, f"a result of {entry.text} is not stored: {error}")
         return Deliver(outcome)
 
     def retract(self, call: Call, reason: str) -> None:
@@ -253,20 +252,28 @@ class Checkpoint(Middleware):
             return "json", encoding.to_json(value).encode("ascii")
         return "pickle", encoding.to_pickle(value)
 
-    def _value(
+    def _restore(
         self, entry: _Map, position: int, found: bytes, stored: bytes, form: str, value: bytes, total: str
-    ) -> Any:
-        """Return a stored value, if it is whole and belongs to this very call."""
+    ) -> Outcome | None:
+        """Return a stored value if it belongs to this very call; None, and a warning, if it cannot be read any more."""
         if stored != found:
             difference = f"the arguments of call {position} are not those whose result is stored"
             raise CheckpointMismatchError(self.name, entry.text, difference)
         if checksum(value) != total:
-            raise StorageError(self._journal.path, f"the result of call {position} of {entry.text} is damaged")
-        try:
-            return encoding.from_json(value) if form == "json" else encoding.from_pickle(value)
-        except Exception as error:
-            problem = f"the result of call {position} of {entry.text} cannot be read back: {error!r}"
-            raise StorageError(self._journal.path, problem) from error
+            problem = "is damaged"
+        else:
+            try:
+                return Outcome(encoding.from_json(value) if form == "json" else encoding.from_pickle(value))
+            except Exception as error:  # noqa: BLE001 - what an unpickled class raises is no reason to lose the call
+                problem = f"cannot be read back ({error!r})"
+        self._warn(entry, f"the result of call {position} of {entry.text} {problem}, so it is computed again")
+        return None
+
+    def _warn(self, entry: _Map, text: str) -> None:
+        """Say something once a map."""
+        if not entry.is_warned:
+            logger.warning("checkpoint %r: %s", self.name, text)
+        entry.is_warned = True
 
     def _map_of(self, call: Call) -> _Map:
         known = call.batch if call.key is None else None, type(call.key), call.key
