@@ -303,7 +303,10 @@ class Checkpoint(Middleware):
         if may_hold:
             rows = self._journal.read("SELECT function, parts FROM maps WHERE id = ?", (number,))
             function, parts = rows[0] if rows else ("an unknown function", "{}")
-            difference = _difference(identity, function, json.loads(parts))
+            try:
+                difference = _difference(identity, function, json.loads(parts))
+            except ValueError as error:
+                raise StorageError(self._journal.path, f"the entry of {text} is damaged") from error
         else:
             row = number, text, identity.name, json.dumps(identity.parts), time.time()
             self._journal.append(_INSERT_MAP, row)

@@ -34,6 +34,8 @@ FOREIGN = "is a database of something else"
 _SMALLEST_BYTES = 512  # a page
 _UNFIT = (sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError, OverflowError, UnicodeError)
 """Errors of a row that SQLite can never hold."""
+_REFUSALS = (sqlite3.Error, UnicodeDecodeError)
+"""What SQLite raises; where it quotes a damaged name, its message cannot be made."""
 _abandoned: list[sqlite3.Connection] = []  # of the parent, after a fork: closing them here would hurt it
 
 
@@ -125,7 +127,7 @@ class Journal:
             uri = f"{self.path.absolute().as_uri()}?mode=ro&immutable=1"  # else a file is left beside it
             with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
                 tables, application_id = _marks_of(connection)
-        except (sqlite3.Error, StorageError):
+        except (*_REFUSALS, StorageError):
             return False
         return bool(tables or application_id) and application_id != self.kind.application_id
 
@@ -151,6 +153,7 @@ class Journal:
             connection = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
             raise self._refusal(error) from error
+        connection.text_factory = _text
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
@@ -167,7 +170,7 @@ class Journal:
                 connection.execute("COMMIT")
             else:
                 self.mode = self._choose_mode(connection)
-        except sqlite3.Error as error:
+        except _REFUSALS as error:
             raise self._refusal(error) from error
 
     def _is_new(self, connection: sqlite3.Connection) -> bool:
@@ -270,7 +273,7 @@ class Journal:
                 self._reader = self._connect()
             try:
                 return self._reader.execute(query, parameters).fetchall()
-            except sqlite3.Error as error:
+            except _REFUSALS as error:
                 raise self._refusal(error) from error
 
     # --- the writer thread ---
@@ -353,7 +356,13 @@ _MEANINGS = (
     ("locked", f"another process has held it for more than {BUSY_S:g} s"),
     ("not a database", "is damaged, or no database; move it away to start anew"),
     ("malformed", "is damaged; move it away to start anew"),
+    ("can't decode", "is damaged; move it away to start anew"),
 )
+
+
+def _text(data: bytes) -> str:
+    """Read a text; where it is damaged, the row's other columns can still be had."""
+    return data.decode("utf-8", "replace")
 
 
 def _marks_of(connection: sqlite3.Connection) -> tuple[int, int]:

@@ -229,6 +229,27 @@ def test_a_damaged_result_is_computed_again_with_a_warning(policy, caplog):
         assert run_map(layer, payloads.square, [3, 4]) == ([9, 16], [])
 
 
+@pytest.mark.parametrize("column", ["checksum", "form"])
+def test_a_damaged_text_beside_a_result_costs_that_result_at_most(policy, column):
+    """It is no text any more; the result is right all the same."""
+    with opened(policy) as layer:
+        run_map(layer, payloads.square, [3])
+    with closing(sqlite3.connect(policy.checkpoint_dir / "run.sqlite3")) as store, store:
+        store.execute(f"UPDATE results SET {column} = CAST(? AS TEXT)", (b"\xff",))  # noqa: S608
+    with opened(policy) as layer:
+        assert run_map(layer, payloads.square, [3])[0] == [9]
+
+
+def test_a_damaged_entry_of_a_map_is_a_clear_error(policy):
+    """What its results came from is not known any more."""
+    with opened(policy) as layer:
+        run_map(layer, payloads.square, [3])
+    with closing(sqlite3.connect(policy.checkpoint_dir / "run.sqlite3")) as store, store:
+        store.execute("UPDATE maps SET parts = '{'")
+    with opened(policy) as layer, pytest.raises(StorageError, match="the entry of map 0 is damaged"):
+        run_map(layer, payloads.square, [3])
+
+
 def test_a_result_whose_class_is_gone_is_computed_again_with_a_warning(policy, monkeypatch, caplog):
     """It is not computed again in silence; and the others of the run can still be had."""
     kind = type("Fleeting", (), {"__module__": payloads.__name__, "__qualname__": "Fleeting"})

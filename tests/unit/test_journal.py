@@ -250,6 +250,25 @@ def test_a_damaged_database_is_a_clear_error(make, path):
     journal.close()
 
 
+@pytest.mark.parametrize("name", [b"number", b"things"])
+def test_a_damaged_name_in_the_schema_is_a_clear_error(make, path, name):
+    """SQLite quotes it in its message, and that is no text then."""
+    make().close()
+    content = path.read_bytes()
+    path.write_bytes(content.replace(name, b"\x9e" * len(name)))
+    journal = Journal(path, KIND)
+    with pytest.raises(StorageError):
+        journal.read("SELECT number FROM things")
+    journal.close()
+
+
+def test_a_damaged_text_does_not_hide_its_row(make):
+    """It is read with a mark in the place of what is no character."""
+    journal = make()
+    journal.write([("INSERT INTO things VALUES (1, CAST(? AS TEXT))", (b"a\xffb",))])
+    assert journal.read("SELECT number, content FROM things") == [(1, "a\ufffdb")]
+
+
 def test_a_directory_that_cannot_be_written_is_a_clear_error():
     """It names the directory."""
     with pytest.raises(StorageError, match="the directory cannot be used"):
