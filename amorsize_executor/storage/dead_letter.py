@@ -131,8 +131,8 @@ class DLQEntry:
 
     @property
     def can_rerun(self) -> bool:
-        """Whether the arguments are at hand, and not only their repr."""
-        return encoding.is_whole(self.item)
+        """Whether the arguments are at hand, and not only their repr, and it is known what they are."""
+        return self.style in STYLES and encoding.is_whole(self.item)
 
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return what to call the function with: positional and keyword arguments."""

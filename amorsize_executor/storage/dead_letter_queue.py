@@ -7,6 +7,7 @@ of what this object was given; ``load()`` brings in what is stored.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import threading
@@ -301,8 +302,9 @@ class DeadLetterQueue:
         rows = [dict(zip(names, row)) for row in self._stored_rows()]
         for row in rows:
             item, form = row["item"], row.pop("form")
-            row["item"] = json.loads(item) if form == "json" else {"$repr": row["shown"]}
-            row["metadata"] = json.loads(row["metadata"])
+            shown = {"$repr": row["shown"]}
+            row["item"] = _readable(json.loads, item, shown) if form == "json" else shown
+            row["metadata"] = _readable(json.loads, row["metadata"], {})
         return rows
 
     def _stored_rows(self) -> list[tuple[Any, ...]]:
@@ -356,9 +358,23 @@ def _storable(text: str) -> str:
 
 def _entry(row: tuple[Any, ...]) -> DLQEntry:
     entry_id, error_type, error_message, timestamp, traceback, retry_count, metadata, style, form, item, shown = row
-    item = encoding.from_json(item, pickles=True) if form == "json" else encoding.unpickle_or_stand_in(item, shown)
-    known = encoding.from_json(metadata, pickles=True)
+    if form == "json":
+        item = _readable(_from_json, item, encoding.Unrestorable(shown))
+    else:
+        item = encoding.unpickle_or_stand_in(item, shown)
+    known = _readable(_from_json, metadata, {})
     return DLQEntry(item, error_type, error_message, timestamp, traceback, retry_count, known, style, entry_id)
+
+
+_from_json = functools.partial(encoding.from_json, pickles=True)
+
+
+def _readable(read: Callable[[Any], Any], data: Any, otherwise: Any) -> Any:
+    """Return what a stored text says; where one entry is damaged, the others must still be had."""
+    try:
+        return read(data)
+    except (ValueError, TypeError):
+        return otherwise
 
 
 def _write_lines(entries: list[dict[str, Any]]) -> bytes:

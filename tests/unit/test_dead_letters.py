@@ -322,6 +322,22 @@ def test_a_failed_save_leaves_the_old_file(queue, tmp_path, monkeypatch):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("column", "content"), [("item", b'{"$tup\xff'), ("item", b"{"), ("metadata", "{"), ("style", "itxm")]
+)
+def test_a_damaged_entry_does_not_hide_the_others(queue, policy, column, content):
+    """It is listed, it stays in the store, and its arguments are not guessed at."""
+    for number in range(3):
+        queue.add(number, ValueError(number))
+    queue.journal.write([(f"UPDATE entries SET {column} = ? WHERE number = 2", (content,))])  # noqa: S608
+    assert [row["shown"] for row in queue.stored()] == ["0", "1", "2"]
+    with DeadLetterQueue(policy) as other:
+        assert other.load() == 3
+        replay = replay_failed_items(other, str)
+        assert replay.results == (["0", "1", "2"] if column == "metadata" else ["0", "2"])
+        assert len(other.stored()) == len(replay.still_failed) == 3 - len(replay.results)
+
+
 def test_lines_are_imported_into_the_store(queue, policy, tmp_path):
     """Twice the same is once; another queue's entries come to those that are there."""
     queue.add((1, 2), ValueError("x"))
