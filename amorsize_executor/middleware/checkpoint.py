@@ -159,7 +159,8 @@ class Checkpoint(Middleware):
         self._journal = open_journal(policy.checkpoint_dir, self.name, commit_every=policy.checkpoint_interval or 1)
         self._maps: OrderedDict[tuple[Any, ...], _Map] = OrderedDict()
         self._fresh: OrderedDict[tuple[int, int], tuple[int, _Stored]] = OrderedDict()  # by key, not committed yet
-        self._lock = threading.Lock()  # guards what follows, _maps and _fresh
+        self._running: dict[tuple[int, int], bytes] = {}  # the hashes of calls with a key, by key and position
+        self._lock = threading.Lock()  # guards what follows, _maps, _fresh and _running
         self._users = 0
         self._refusal: StorageError | None = None
 
@@ -187,6 +188,7 @@ class Checkpoint(Middleware):
                 self._journal.close()
                 self._maps.clear()
                 self._fresh.clear()
+                self._running.clear()
 
     def admit(self, call: Call) -> Admission:
         """Answer with the stored result, if there is one.
@@ -209,25 +211,37 @@ class Checkpoint(Middleware):
         outcome = None if stored is None else self._restore(entry, call.position, found, *stored)
         if outcome is not None:
             return Answered(outcome)
+        if entry.is_named:
+            with self._lock:
+                rival = self._running.setdefault((entry.number, call.position), found)
+            if rival != found:
+                difference = f"call {call.position} has another function or arguments than one that runs now"
+                raise CheckpointMismatchError(self.name, entry.text, difference)
         call.state[self] = entry, found
         return RUN
 
     def settle(self, call: Call, outcome: Outcome) -> Settlement:
         """Append a value to the journal. It reaches the caller, whatever comes of that."""
-        kept = call.state.pop(self, None)
-        if kept is not None and outcome.error is None:
-            entry, found = kept
+        if self in call.state and outcome.error is None:
+            entry, found = call.state[self]
             try:
                 form, value = self._encode(outcome.value)
                 self._store(entry, call.position, (found, form, value, checksum(value)))
             except Exception as error:  # noqa: BLE001 - a result that cannot be stored is still a result
                 self._warn(entry, f"a result of {entry.text} is not stored: {error}")
+        self._forget(call)
         return Deliver(outcome)
 
     def retract(self, call: Call, reason: str) -> None:
         """Forget what was noted about a call that may be admitted again."""
         del reason
-        call.state.pop(self, None)
+        self._forget(call)
+
+    def _forget(self, call: Call) -> None:
+        kept = call.state.pop(self, None)
+        if kept is not None and kept[0].is_named:
+            with self._lock:
+                self._running.pop((kept[0].number, call.position), None)
 
     def _store(self, entry: _Map, position: int, stored: _Stored) -> None:
         number = self._journal.append(_INSERT_RESULT, (entry.number, position, *stored))
@@ -276,9 +290,10 @@ class Checkpoint(Middleware):
         entry.is_warned = True
 
     def _map_of(self, call: Call) -> _Map:
-        known = call.batch if call.key is None else None, type(call.key), call.key
         with self._lock:
             try:
+                # What compares equal is told apart by its form, inside of tuples too: 1, 1.0 and True are three keys.
+                known = (call.batch,) if call.key is None else (type(call.key), call.key, repr(call.key))
                 entry = self._maps.get(known)
             except TypeError:
                 raise InvalidParameterTypeError("key", call.key, "must be hashable: text, numbers, tuples") from None

@@ -121,6 +121,29 @@ def test_a_key_that_comes_back_in_the_same_run_is_known_at_once(policy):
             assert run_map(layer, payloads.square, [2], key="a", batch=None) == ([4], [])
 
 
+def test_parts_of_keys_that_compare_equal_are_told_apart(policy):
+    """Inside of a tuple too, in whatever order they come."""
+    keys = [("page", 1), ("page", True), ("page", 1.0)]
+    for order in (keys, keys[::-1]):
+        with opened(policy) as layer:
+            for key in order:
+                assert run_map(layer, payloads.identity, [repr(key)], key=key, batch=None)[0] == [repr(key)]
+
+
+def test_a_key_stands_for_one_call_while_it_runs_too(policy):
+    """Another one under it is refused before it runs, and not when the program is run again."""
+    with opened(policy) as layer:
+        first, other, equal = (Call(payloads.square, (item,), {}, 0, key="a") for item in (2, 3, 2))
+        assert layer.admit(first) is RUN
+        for wrong in (other, Call(payloads.identity, (2,), {}, 0, key="a")):
+            with pytest.raises(CheckpointMismatchError, match=r"key 'a': call 0 has .* than one that runs now"):
+                layer.admit(wrong)
+        assert layer.admit(equal) is RUN
+        layer.retract(first, "cancelled")
+        layer.retract(equal, "cancelled")
+        assert run_call(layer, other) == (9, True)
+
+
 def test_results_that_are_committed_are_not_held_in_memory(policy):
     """Those with a key are, for a while."""
     with opened(policy) as layer:
