@@ -11,7 +11,6 @@ of calls that began before the breaker opened say nothing about its probes.
 from __future__ import annotations
 
 import math
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -106,7 +105,7 @@ class CircuitBreakerPolicy:
             check_callable(name, getattr(self, name), optional=True)
         if self.failure_rate is not None:
             check_share("failure_rate", self.failure_rate)
-        check_count("window", self.window, most=sys.maxsize, optional=False)
+        check_count("window", self.window, optional=False)
         check_choice("while_open", self.while_open, ("fail", "hold"))
 
     def counts(self, error: BaseException) -> bool:
