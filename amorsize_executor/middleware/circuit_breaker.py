@@ -338,7 +338,9 @@ class CircuitBreaker(Shared, Middleware):
     def _refusal(self, wait_s: float) -> CircuitBreakerError:
         state, _failures, _successes, opened_at = self.get_state()
         if state is CircuitState.OPEN:
-            message = f"the circuit is open; it is tried again in {wait_s:.3g} s"
+            from amorsize_executor.storage.encoding import show  # noqa: PLC0415 - only refusals need it
+
+            message = f"the circuit is open after {show(self.last_exception)}; it is tried again in {wait_s:.3g} s"
             return CircuitBreakerError(message, state, opened_at, wait_s)
         message = "the circuit is half open, and another call is trying it"
         return CircuitBreakerError(message, state, opened_at, 0.0)
