@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amorsize_executor.errors import StorageError
+from amorsize_executor.errors import InvalidParameterTypeError, StorageError
 from amorsize_executor.middleware.checkpoint import CheckpointPolicy
 from amorsize_executor.parameters import check_count
 from amorsize_executor.storage import encoding, place
@@ -71,6 +71,8 @@ class CheckpointManager:
     """
 
     def __init__(self, policy: CheckpointPolicy) -> None:
+        if not isinstance(policy, CheckpointPolicy):
+            raise InvalidParameterTypeError("policy", policy, "must be a CheckpointPolicy")
         self.policy = policy
         self._directory = Path(policy.checkpoint_dir)
         place.make_directory(self._directory)

@@ -66,7 +66,9 @@ class DeadLetterQueue:
     """
 
     def __init__(self, policy: DLQPolicy | None = None) -> None:
-        self.policy = policy if policy is not None else DLQPolicy()
+        if policy is not None and not isinstance(policy, DLQPolicy):
+            raise InvalidParameterTypeError("policy", policy, "must be a DLQPolicy or None")
+        self.policy = policy or DLQPolicy()
         directory = Path(self.policy.directory)
         self.journal = Journal(directory / FILE_NAME, KIND)
         weakref.finalize(self, self.journal.close)  # many a queue is never closed

@@ -14,6 +14,7 @@ import pytest
 
 from amorsize_executor import (
     AdaptiveExecutor,
+    CheckpointManager,
     DeadLetterQueue,
     DLQEntry,
     DLQFormat,
@@ -251,6 +252,13 @@ def test_wrong_policies_are_refused(options):
     """The error is a ValueError that names the parameter."""
     with pytest.raises(ValueError, match=f"{next(iter(options))}[= ]"):
         DLQPolicy(**options)
+
+
+@pytest.mark.parametrize("make", [DeadLetterQueue, CheckpointManager])
+def test_a_directory_is_no_policy(make):
+    """The error names the parameter, and nothing is made."""
+    with pytest.raises(InvalidParameterTypeError, match="policy='somewhere': must be a"):
+        make("somewhere")
 
 
 def test_entries_are_dictionaries_and_back():
