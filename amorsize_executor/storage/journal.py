@@ -124,8 +124,7 @@ class Journal:
         """Tell whether the file is a sound database, but of something else. Makes and changes nothing."""
         try:
             place.check_database(self.path)
-            uri = f"{self.path.absolute().as_uri()}?mode=ro&immutable=1"  # else a file is left beside it
-            with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+            with contextlib.closing(self._connect(is_sealed=True)) as connection:
                 tables, application_id = _marks_of(connection)
         except (*_REFUSALS, StorageError):
             return False
@@ -147,10 +146,34 @@ class Journal:
                     connection.close()
             self._forget()
 
-    def _connect(self) -> sqlite3.Connection:
+    def _open_to_read(self) -> None:
+        """Connect; where nothing can be written, on a read-only mount say, to the file as it lies there."""
+        try:
+            self.open()
+        except StorageError:
+            if not place.is_sealed(self.path):
+                raise
+            place.check_directory(self.path.parent)
+            place.check_database(self.path)
+            connection = self._connect(is_sealed=True)
+            try:
+                self._is_new(connection)
+            except _REFUSALS as error:
+                connection.close()
+                raise self._refusal(error) from error
+            except StorageError:
+                connection.close()
+                raise
+            with self._read_lock:
+                self._reader = connection
+
+    def _connect(self, *, is_sealed: bool = False) -> sqlite3.Connection:
+        where = f"{self.path.absolute().as_uri()}?mode=ro&immutable=1" if is_sealed else self.path  # with no side file
         try:
             # Our locks see to it that a connection serves one thread at a time.
-            connection = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+            connection = sqlite3.connect(
+                where, uri=is_sealed, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+            )
         except sqlite3.Error as error:
             raise self._refusal(error) from error
         connection.text_factory = _text
@@ -266,8 +289,8 @@ class Journal:
         Raises:
             StorageError: The file is damaged, or cannot be read.
         """
-        if self._writer is None or self._pid != os.getpid():
-            self.open()
+        if (self._writer is None and self._reader is None) or self._pid != os.getpid():
+            self._open_to_read()
         with self._read_lock:
             if self._reader is None:
                 self._reader = self._connect()
