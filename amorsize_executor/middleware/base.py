@@ -16,6 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from amorsize_executor.errors import InvalidParameterTypeError
+from amorsize_executor.parameters import check_seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -76,6 +79,10 @@ class Run:
     timeout_s: float | None = None
     then: Notice | None = None
 
+    def __post_init__(self) -> None:
+        if self.timeout_s is not None:
+            check_seconds("timeout_s", self.timeout_s)
+
 
 @dataclass(frozen=True, slots=True)
 class Answered:
@@ -83,6 +90,9 @@ class Answered:
 
     outcome: Outcome
     then: Notice | None = None
+
+    def __post_init__(self) -> None:
+        check_outcome(self.outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +118,9 @@ class Deliver:
     outcome: Outcome
     then: Notice | None = None
 
+    def __post_init__(self) -> None:
+        check_outcome(self.outcome)
+
 
 @dataclass(frozen=True, slots=True)
 class Again:
@@ -115,6 +128,12 @@ class Again:
 
     seconds: float
     then: Notice | None = None
+
+
+def check_outcome(value: object) -> None:
+    """Raise unless a layer answers with an outcome; here the traceback shows which one does not."""
+    if not isinstance(value, Outcome):
+        raise InvalidParameterTypeError("outcome", value, "must be an Outcome")
 
 
 Admission = Run | Answered | Hold
