@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import TYPE_CHECKING, Any
 
-from amorsize_executor.errors import WorkerDiedError
+from amorsize_executor.errors import InvalidParameterTypeError, WorkerDiedError
 from amorsize_executor.executor import AdaptiveExecutor, CallingExecutor
-from amorsize_executor.parameters import check_callable
+from amorsize_executor.parameters import check_callable, check_flag
 from amorsize_executor.storage.dead_letter import DLQEntry
 from amorsize_executor.storage.dead_letter_queue import DeadLetterQueue
 
@@ -74,7 +74,12 @@ def replay_failed_items(
     Raises:
         BrokenExecutor: The executor broke; what has not succeeded is still in the queue.
     """
+    if not isinstance(dlq, DeadLetterQueue):
+        raise InvalidParameterTypeError("dlq", dlq, "must be a DeadLetterQueue")
     check_callable("func", func)
+    check_flag("clear_on_success", clear_on_success)
+    if executor is not None and not isinstance(executor, Executor):
+        raise InvalidParameterTypeError("executor", executor, "must be a concurrent.futures.Executor or None")
     chosen = dlq.get_entries() if entries is None else list(entries)
     results: list[Any] = []
     succeeded: list[DLQEntry] = []

@@ -522,6 +522,14 @@ def test_what_succeeds_leaves_and_what_fails_again_stays(three, policy):
     assert "in half" in failed.traceback
 
 
+@pytest.mark.parametrize("wrong", [{"dlq": "dlq"}, {"func": None}, {"clear_on_success": "no"}, {"executor": 3}])
+def test_wrong_arguments_of_a_replay_are_named_before_anything_runs(three, wrong):
+    """A text that is true would have cleared the queue."""
+    with pytest.raises(InvalidParameterTypeError, match=f"{next(iter(wrong))}="):
+        replay_failed_items(**{"dlq": three, "func": abs, **wrong})
+    assert three.size() == 3
+
+
 def test_a_trial_replay_changes_nothing(three, policy):
     """With ``clear_on_success=False`` queue and store stay as they are."""
     before = three.get_entries()
