@@ -46,6 +46,7 @@ class Call:
         priority: Higher runs earlier.
         key: What ``options(key=…)`` names the call or its map by; None for nothing.
         batch: Which map of its executor the call belongs to, counted from 0; None for a submitted call.
+        identity: What a checkpoint around it knows it by, equal in every run of the program; None without one.
         state: For layers to keep what they like, under a key of their own.
     """
 
@@ -57,6 +58,7 @@ class Call:
     priority: int = 0
     key: Any = None
     batch: int | None = None
+    identity: tuple[str, int, int, bytes] | None = None
     state: dict[Any, Any] = field(default_factory=dict)
 
 

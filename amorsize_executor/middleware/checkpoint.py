@@ -218,6 +218,7 @@ class Checkpoint(Middleware):
                 difference = f"call {call.position} has another function or arguments than one that runs now"
                 raise CheckpointMismatchError(self.name, entry.text, difference)
         call.state[self] = entry, found
+        call.identity = self.name, entry.number, call.position, found
         return RUN
 
     def settle(self, call: Call, outcome: Outcome) -> Settlement:

@@ -146,6 +146,13 @@ class DeadLetterQueue:
             for statement in self._statements([entry]):
                 self.journal.append(*statement)
 
+    def remove_soon(self, entry_id: str) -> None:
+        """Remove an entry, if there is one, from the store within a second. Never blocks; the queue is open."""
+        with self._lock:
+            self._entries.pop(entry_id, None)
+        if self.policy.auto_persist:
+            self.journal.append(_DELETE, (entry_id,))
+
     def get_entries(self) -> list[DLQEntry]:
         """Return this object's entries in a new list, the oldest first."""
         with self._lock:
@@ -308,6 +315,12 @@ class DeadLetterQueue:
             row["item"] = _readable(json.loads, item, shown) if form == "json" else shown
             row["metadata"] = _readable(json.loads, row["metadata"], {})
         return rows
+
+    def stored_ids(self) -> set[str]:
+        """Return the ids of what is kept for the next run. The queue is open."""
+        if not self.policy.auto_persist:
+            return set(self._entries)
+        return {row[0] for row in self.journal.read("SELECT entry_id FROM entries")}
 
     def _stored_rows(self) -> list[tuple[Any, ...]]:
         self._require_store()

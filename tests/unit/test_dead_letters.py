@@ -9,12 +9,14 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import pytest
 
 from amorsize_executor import (
     AdaptiveExecutor,
     CheckpointManager,
+    CheckpointPolicy,
     DeadLetterQueue,
     DLQEntry,
     DLQFormat,
@@ -456,6 +458,33 @@ def test_where_failures_cannot_be_kept_calls_are_refused():
     with pytest.raises(StorageError, match="cannot be used"):
         layer.admit(Call(payloads.square, (3,), {}))
     layer.close()
+
+
+def test_a_program_that_is_run_again_keeps_the_latest_failure_of_each_call(policy, tmp_path):
+    """With a checkpoint: what failed twice is kept once, and what has succeeded at last is kept no more."""
+    checkpoint = CheckpointPolicy(tmp_path / "checkpoints", checkpoint_name="run")
+    marker = tmp_path / "service is up"
+    for run in (1, 2, 3):
+        with AdaptiveExecutor(max_workers=1, checkpoint=checkpoint, dead_letters=policy) as executor:
+            failed = [executor.submit(payloads.raise_value_error, "no key, no identity").exception()]
+            failed += executor.imap(Path.read_text, [marker] * 3, on_error="return")
+        if run < 3:
+            assert [type(error) for error in failed] == [ValueError] + [FileNotFoundError] * 3
+            kinds = sorted(entry.error_type for entry in stored(policy))
+            assert kinds == ["FileNotFoundError"] * 3 + ["ValueError"] * run
+        if run == 2:
+            marker.write_text("text", encoding="ascii")
+    assert failed[1:] == ["text"] * 3
+    assert [entry.error_type for entry in stored(policy)] == ["ValueError"] * 3
+
+
+def test_other_data_at_the_same_place_of_a_map_are_another_dead_letter(policy, tmp_path):
+    """What an earlier run left is not erased by what has nothing to do with it."""
+    checkpoint = CheckpointPolicy(tmp_path / "checkpoints", checkpoint_name="run")
+    for item in ("old", "new"):
+        with AdaptiveExecutor(max_workers=1, checkpoint=checkpoint, dead_letters=policy) as executor:
+            list(executor.imap(payloads.raise_value_error, [item], on_error="skip"))
+    assert [entry.item for entry in stored(policy)] == ["old", "new"]
 
 
 def test_an_executor_keeps_what_has_failed_for_good(policy):
