@@ -79,9 +79,12 @@ def _parts(codec: Codec, error: BaseException) -> tuple[bytes | None, bytes | No
     except BaseException:  # noqa: BLE001, S110 - whatever it raised, it does not survive as it is: send the parts
         pass
     try:
-        return None, codec.dumps((type(error), error.args, error.__dict__)), shown
+        data = codec.dumps((type(error), error.args, error.__dict__))
+        codec.loads(data)
     except BaseException:  # noqa: BLE001, S110 - then what refuses as text
         pass
+    else:
+        return None, data, shown
     try:
         args = tuple(_portable(codec, part) for part in error.args)
         attributes = {name: _portable(codec, part) for name, part in error.__dict__.items()}

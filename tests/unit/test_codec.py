@@ -163,3 +163,19 @@ def test_what_does_not_pickle_in_an_exception_is_text_and_the_rest_stays():
     received = decode_error(OUT, encode_error(BACK, error))
     assert received.args[0] == 1
     assert "lock" in received.args[1]
+
+
+class SelfishError(Exception):
+    """Cannot be made from its arguments, and holds itself."""
+
+    def __init__(self) -> None:
+        super().__init__("no argument is taken")
+        self.myself, self.code = self, 5
+
+
+def test_what_does_not_unpickle_in_an_exception_is_text_and_the_rest_stays():
+    """Though it pickles."""
+    received = decode_error(OUT, encode_error(BACK, SelfishError()))
+    assert type(received) is SelfishError
+    assert (received.args, received.code) == (("no argument is taken",), 5)
+    assert "SelfishError" in received.myself
