@@ -180,6 +180,21 @@ def test_an_error_that_cannot_be_shown_is_kept(queue, policy):
     assert stored(policy)[0].error_type == "BrokenError"
 
 
+def test_an_error_that_refuses_questions_is_kept(queue, policy):
+    """One whose ``__getattr__`` fails cannot be asked for its notes; where it was raised is known all the same."""
+
+    class ClosedError(Exception):
+        def __getattr__(self, name):
+            raise RuntimeError(name)
+
+    wrapped = OSError()
+    wrapped.__cause__ = ClosedError()
+    for error in (ClosedError(), wrapped):
+        queue.add(1, failure(error))
+    assert [entry.error_type for entry in stored(policy)] == ["ClosedError", "OSError"]
+    assert all("raise_error" in entry.traceback for entry in stored(policy))
+
+
 def test_texts_with_bytes_that_are_no_characters_are_kept(queue, policy):
     """As an error has them that names such a file; the item comes back as it was."""
     name = "caf\udcff"
