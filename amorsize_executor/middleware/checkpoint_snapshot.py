@@ -261,8 +261,9 @@ def merge_results(
             message = f"{what} indices go below 0: {min(indices)}"
             raise ValueError(message)
         merged.update(zip(indices, results))
-    missing = [index for index in range(total_items) if index not in merged]
+    missing = total_items - sum(index < total_items for index in merged)
     if missing and not allow_gaps:
-        message = f"{len(missing)} of {total_items} items have no result, the first is {missing[0]}"
+        first = next(index for index in range(total_items) if index not in merged)
+        message = f"{missing} of {total_items} items have no result, the first is {first}"
         raise ValueError(message)
     return [merged.get(index) for index in range(total_items)]

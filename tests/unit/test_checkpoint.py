@@ -537,3 +537,9 @@ def test_what_does_not_fit_together_is_an_error(results, pending, message):
     with pytest.raises(ValueError, match=message):
         merge_results(results, pending, state, 4)
     assert merge_results([1], [0], state, 4, allow_gaps=True) == [1, None, None, "d"]
+
+
+def test_a_total_that_is_far_too_large_is_told_at_once():
+    """Without a list of all that is missing."""
+    with pytest.raises(ValueError, match="999999999998 of 1000000000000 items have no result, the first is 2"):
+        merge_results([1, 2], [0, 1], None, 10**12)
