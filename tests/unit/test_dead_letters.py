@@ -627,6 +627,23 @@ def test_a_replay_that_breaks_off_loses_nothing(three, policy):
     assert [entry.item for entry in stored(policy)] == [6]
 
 
+def test_a_slow_call_does_not_keep_what_has_succeeded_in_the_store(three, policy, monkeypatch):
+    """An entry leaves when its own call has succeeded; the results are in the order of the entries all the same."""
+    first, *others = [entry.item for entry in three.get_entries()]
+    is_alone, remove = threading.Event(), three.remove
+
+    def removing(entry):
+        remove(entry)
+        if [left.item for left in stored(policy)] == [first]:
+            is_alone.set()
+
+    monkeypatch.setattr(three, "remove", removing)
+    with ThreadPoolExecutor(2) as pool:
+        replay = replay_failed_items(three, lambda item: is_alone.wait(10) if item == first else item, executor=pool)
+    assert replay.results == [True, *others]
+    assert [entry.item for entry in replay.succeeded] == [first, *others]
+
+
 def test_arguments_that_are_lost_are_not_replayed(tmp_path):
     """The entry stays as it is."""
     policy = DLQPolicy(tmp_path / "dlq")
