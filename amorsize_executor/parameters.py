@@ -55,6 +55,14 @@ def check_timeout(name: str, value: Any) -> None:
         raise InvalidParameterError(name, value, rule)
 
 
+def check_wait(name: str, value: Any) -> None:
+    """Raise unless ``value`` is a number that a clock can be set by: no NaN, and no integer that no float holds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidParameterTypeError(name, value, "must be a number of seconds")
+    if value != math.inf and not is_finite(value):
+        raise InvalidParameterError(name, value, "must be a number of seconds")
+
+
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """Raise unless ``value`` is one of the words in ``choices``."""
     if not isinstance(value, str) or value not in choices:

@@ -158,7 +158,7 @@ class Pipeline:
                 continue
             try:
                 retract(passage.call, reason)
-            except Exception:  # noqa: BLE001 - the call is not at fault and goes on; the layer's author is told
+            except BaseException:  # noqa: BLE001 - the call is not at fault and goes on; the layer's author is told
                 logger.exception("%r failed to retract a call", self.layers[passage.entered])
 
     def _wrong_answer(self, index: int, question: str, answer: object) -> TypeError:
@@ -167,8 +167,12 @@ class Pipeline:
 
     def errors_left(self) -> int | None:
         """Return how many errors in a row the strictest layer bears; None for any number."""
-        left = [errors for ask in self._errors_left if (errors := ask()) is not None]
-        return min(left, default=None)
+        try:
+            left = [errors for ask in self._errors_left if (errors := ask()) is not None]
+            return min(left, default=None)
+        except BaseException:  # noqa: BLE001 - no call is at fault; the layer's author is told
+            logger.exception("%r failed to tell how many errors it bears", self.layers)
+            return None
 
 
 def asked(layer: Middleware, question: str) -> Any:

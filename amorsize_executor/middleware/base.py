@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from amorsize_executor.errors import InvalidParameterTypeError
-from amorsize_executor.parameters import check_seconds
+from amorsize_executor.parameters import check_seconds, check_wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,8 @@ class Run:
     then: Notice | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.stop_after_errors, (int, type(None))):
+            raise InvalidParameterTypeError("stop_after_errors", self.stop_after_errors, "must be an integer or None")
         if self.timeout_s is not None:
             check_seconds("timeout_s", self.timeout_s)
 
@@ -112,6 +114,9 @@ class Hold:
     is_for_all: bool = False
     then: Notice | None = None
 
+    def __post_init__(self) -> None:
+        check_wait("seconds", self.seconds)
+
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
@@ -131,9 +136,12 @@ class Again:
     seconds: float
     then: Notice | None = None
 
+    def __post_init__(self) -> None:
+        check_wait("seconds", self.seconds)
+
 
 def check_outcome(value: object) -> None:
-    """Raise unless a layer answers with an outcome; here the traceback shows which one does not."""
+    """Raise unless a layer answers with an outcome. Checked in the layer, the traceback shows who does not."""
     if not isinstance(value, Outcome):
         raise InvalidParameterTypeError("outcome", value, "must be an Outcome")
 

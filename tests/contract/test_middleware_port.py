@@ -199,6 +199,10 @@ def test_what_a_hook_raises_is_its_calls_error(hook):
         ("admit", lambda: Deliver(Outcome(1))),
         ("admit", lambda: Answered(1)),
         ("admit", lambda: Run(timeout_s="soon")),
+        ("admit", lambda: Run(stop_after_errors="few")),
+        ("admit", lambda: Hold("5")),
+        ("admit", lambda: Hold(10**400)),
+        ("settle", lambda: Again(float("nan"))),
         ("settle", lambda: 5),
         ("settle", lambda: Deliver(None)),
     ],
@@ -216,9 +220,25 @@ def test_an_answer_that_is_none_is_its_calls_error(hook, answer):
     setattr(Forgetful, hook, hook_of)
     with AdaptiveExecutor(max_workers=1, middleware=[Forgetful()]) as executor:
         error = executor.submit(abs, -1).exception(timeout=30)
-        assert isinstance(error, TypeError)
-        assert any(word in str(error) for word in ("Forgetful answered", "outcome=", "timeout_s="))
+        assert isinstance(error, (TypeError, ValueError))
+        assert any(
+            word in str(error) for word in ("Forgetful answered", "outcome=", "timeout_s=", "errors=", "seconds=")
+        )
         assert executor.submit(abs, -2).result(timeout=30) == 2
+
+
+@pytest.mark.parametrize("hook", ["errors_left", "retract", "close"])
+def test_what_other_hooks_raise_is_told_and_ends_nothing(hook, caplog):
+    """No call is at fault, whatever it is that they raise."""
+
+    def fail(_self, *_arguments):
+        raise SystemExit
+
+    broken = type("Broken", (Middleware,), {hook: fail})()
+    with AdaptiveExecutor(max_workers=1, middleware=[broken, HoldOnce()]) as executor:
+        assert isinstance(executor.submit(payloads.raise_value_error, "no").exception(timeout=30), ValueError)
+        assert executor.submit(abs, -2).result(timeout=30) == 2
+    assert "failed to" in caplog.text
 
 
 def test_a_chunk_stops_after_so_many_errors(tmp_path):
