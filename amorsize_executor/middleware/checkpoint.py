@@ -43,7 +43,7 @@ _KNOWN_MAPS = 64  # maps and keys whose function need not be identified again
 
 KIND = JournalKind(
     0x616D6370,  # "amcp"
-    1,
+    2,
     (
         "CREATE TABLE maps (id INTEGER PRIMARY KEY, place TEXT, function TEXT, parts TEXT, first_at REAL)",
         """CREATE TABLE results (
@@ -227,7 +227,7 @@ class Checkpoint(Middleware):
             entry, found = call.state[self]
             try:
                 form, value = self._encode(outcome.value)
-                self._store(entry, call.position, (found, form, value, checksum(value)))
+                self._store(entry, call.position, (found, form, value, checksum(found, value)))
             except Exception as error:  # noqa: BLE001 - a result that cannot be stored is still a result
                 self._warn(entry, f"a result of {entry.text} is not stored: {error}")
         self._forget(call)
@@ -271,11 +271,11 @@ class Checkpoint(Middleware):
         self, entry: _Map, position: int, found: bytes, stored: bytes, form: str, value: bytes, total: str
     ) -> Outcome | None:
         """Return a stored value if it belongs to this very call; None, and a warning, if it cannot be read any more."""
-        if stored != found:
+        if checksum(stored, value) != total:
+            problem = "is damaged"
+        elif stored != found:
             difference = f"the arguments of call {position} are not those whose result is stored"
             raise CheckpointMismatchError(self.name, entry.text, difference)
-        if checksum(value) != total:
-            problem = "is damaged"
         else:
             try:
                 return Outcome(encoding.from_json(value) if form == "json" else encoding.from_pickle(value))

@@ -252,6 +252,17 @@ def test_a_damaged_result_is_computed_again_with_a_warning(policy, caplog):
         assert run_map(layer, payloads.square, [3, 4]) == ([9, 16], [])
 
 
+def test_damage_is_not_taken_for_other_arguments(policy, caplog):
+    """The checksum covers what a result is known by, too."""
+    with opened(policy) as layer:
+        run_map(layer, payloads.square, [3])
+    with closing(sqlite3.connect(policy.checkpoint_dir / "run.sqlite3")) as store, store:
+        store.execute("UPDATE results SET digest = ?", (bytes(16),))
+    with opened(policy) as layer:
+        assert run_map(layer, payloads.square, [3]) == ([9], [0])
+    assert "call 0 of map 0 is damaged" in caplog.text
+
+
 @pytest.mark.parametrize("column", ["checksum", "form"])
 def test_a_damaged_text_beside_a_result_costs_that_result_at_most(policy, column):
     """It is no text any more; the result is right all the same."""
