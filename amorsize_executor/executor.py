@@ -119,7 +119,9 @@ class CallingExecutor(Executor):
         """
         check_map(fn, chunksize, buffersize)
         check_timeout("timeout", timeout)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        if timeout is not None and timeout > threading.TIMEOUT_MAX:  # no lock waits so long
+            timeout = None
+        deadline = None if timeout is None else time.monotonic() + max(0, timeout)
         if buffersize is not None:
             stream = self._stream(fn, iterables, chunksize, may_doze=deadline is None)
             source = ItemSource(iterables)

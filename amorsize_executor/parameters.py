@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Collection
 from typing import Any
 
 from amorsize_executor.errors import InvalidParameterError, InvalidParameterTypeError
 
 
-def check_count(name: str, value: Any, *, least: int = 1, most: float = math.inf, optional: bool = True) -> None:
-    """Raise unless ``value`` is an int, no bool, from ``least`` to ``most``, or None where that is allowed."""
+def check_count(name: str, value: Any, *, least: int = 1, most: int = sys.maxsize, optional: bool = True) -> None:
+    """Raise unless ``value`` is an int, no bool, from ``least`` to ``most``, or None where that is allowed.
+
+    What is counted fits into a machine's word: larger integers are refused by floats, slices and databases alike.
+    """
     if value is None and optional:
         return
     if isinstance(value, bool) or not hasattr(value, "__index__"):
@@ -47,8 +51,16 @@ def check_timeout(name: str, value: Any) -> None:
     rule = "must be a number of seconds or None"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidParameterTypeError(name, value, rule)
-    if math.isnan(value):
+    if value != value:  # noqa: PLR0124 - NaN; some integers are too large for math.isnan
         raise InvalidParameterError(name, value, rule)
+
+
+def check_wait(name: str, value: Any) -> None:
+    """Raise unless ``value`` is a number that a clock can be set by: no NaN, and no integer that no float holds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidParameterTypeError(name, value, "must be a number of seconds")
+    if value != math.inf and not is_finite(value):
+        raise InvalidParameterError(name, value, "must be a number of seconds")
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:

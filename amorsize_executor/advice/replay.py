@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from amorsize_executor.errors import WorkerDiedError
+from amorsize_executor.errors import InvalidParameterTypeError, WorkerDiedError
 from amorsize_executor.executor import AdaptiveExecutor, CallingExecutor
-from amorsize_executor.parameters import check_callable
+from amorsize_executor.parameters import check_callable, check_flag
 from amorsize_executor.storage.dead_letter import DLQEntry
 from amorsize_executor.storage.dead_letter_queue import DeadLetterQueue
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _WINDOW = 1000
-"""Calls that are submitted and whose results are not taken."""
+"""Calls that are submitted and have not ended."""
 
 
 class Replay(tuple[list[Any], list[DLQEntry]]):  # noqa: SLOT001 - its third part is an attribute
@@ -74,30 +74,38 @@ def replay_failed_items(
     Raises:
         BrokenExecutor: The executor broke; what has not succeeded is still in the queue.
     """
+    if not isinstance(dlq, DeadLetterQueue):
+        raise InvalidParameterTypeError("dlq", dlq, "must be a DeadLetterQueue")
     check_callable("func", func)
+    check_flag("clear_on_success", clear_on_success)
+    if executor is not None and not isinstance(executor, Executor):
+        raise InvalidParameterTypeError("executor", executor, "must be a concurrent.futures.Executor or None")
     chosen = dlq.get_entries() if entries is None else list(entries)
-    results: list[Any] = []
-    succeeded: list[DLQEntry] = []
-    still_failed: list[DLQEntry] = []
+    results: dict[int, Any] = {}
+    still_failed: dict[int, DLQEntry] = {}
     with contextlib.ExitStack() as stack:
         if executor is None:
             executor = stack.enter_context(AdaptiveExecutor())
         elif isinstance(executor, CallingExecutor):  # what fails again is there already
             executor = executor.options(dead_letters=None)
-        for entry, future in _run(executor, func, chosen):
+        for index, future in _run(executor, func, chosen):
             error = _failure_of(future) if future is not None else None
             if future is None:
-                still_failed.append(entry)
+                still_failed[index] = chosen[index]
             elif error is not None:
-                still_failed.append(entry.failed_again(error, include_traceback=dlq.policy.include_traceback))
+                include_traceback = dlq.policy.include_traceback
+                still_failed[index] = chosen[index].failed_again(error, include_traceback=include_traceback)
                 if clear_on_success:
-                    dlq.update(still_failed[-1])
+                    dlq.update(still_failed[index])
             else:
-                results.append(future.result())
-                succeeded.append(entry)
+                results[index] = future.result()
                 if clear_on_success:
-                    dlq.remove(entry)
-    return Replay(results, still_failed, succeeded)
+                    dlq.remove(chosen[index])
+    return Replay(
+        [results[index] for index in sorted(results)],
+        [still_failed[index] for index in sorted(still_failed)],
+        [chosen[index] for index in sorted(results)],
+    )
 
 
 def _failure_of(future: Future[Any]) -> BaseException | None:
@@ -110,21 +118,25 @@ def _failure_of(future: Future[Any]) -> BaseException | None:
 
 def _run(
     executor: Executor, func: Callable[..., Any], entries: list[DLQEntry]
-) -> Iterator[tuple[DLQEntry, Future[Any] | None]]:
-    """Yield entries in order, with the future of each call, or None where the arguments are missing."""
-    waiting: deque[tuple[DLQEntry, Future[Any] | None]] = deque()
+) -> Iterator[tuple[int, Future[Any] | None]]:
+    """Yield the number of each entry when its call has ended, with its future; None where the arguments are missing."""
+    running: dict[Future[Any], int] = {}
+    ended: SimpleQueue[Future[Any]] = SimpleQueue()
     try:
-        for entry in entries:
-            if entry.can_rerun:
-                args, kwargs = entry.arguments()
-                waiting.append((entry, executor.submit(func, *args, **kwargs)))
-            else:
-                waiting.append((entry, None))
-            if len(waiting) >= _WINDOW:
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
+        for index, entry in enumerate(entries):
+            if not entry.can_rerun:
+                yield index, None
+                continue
+            args, kwargs = entry.arguments()
+            future = executor.submit(func, *args, **kwargs)
+            running[future] = index
+            future.add_done_callback(ended.put)
+            if len(running) >= _WINDOW:
+                future = ended.get()
+                yield running.pop(future), future
+        while running:
+            future = ended.get()
+            yield running.pop(future), future
     finally:
-        for _entry, future in waiting:
-            if future is not None:
-                future.cancel()
+        for future in running:
+            future.cancel()

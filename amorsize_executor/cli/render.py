@@ -116,9 +116,10 @@ def render(answer: Any, form: str) -> str:
 def dump_json(answer: Any, *, indent: int | None = None) -> str:
     """Return data as JSON on one line or several; what JSON does not know becomes text, NaN and infinities null."""
     try:
-        return json.dumps(answer, indent=indent, default=_to_plain, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(answer, indent=indent, default=_to_plain, ensure_ascii=False, allow_nan=False)
     except (ValueError, TypeError):  # NaN, or keys that are no text
-        return json.dumps(_clean(answer), indent=indent, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(_clean(answer), indent=indent, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # half a surrogate pair is an escape in JSON too
 
 
 def _to_plain(value: Any) -> Any:

@@ -128,7 +128,7 @@ class Gate:
             layer = self._opened.pop()
             try:
                 layer.close()
-            except Exception:  # noqa: BLE001 - all results are delivered; the layer's author is told
+            except BaseException:  # noqa: BLE001 - all results are delivered; the layer's author is told
                 logger.exception("%r failed to close", layer)
 
     @property

@@ -39,6 +39,14 @@ class Passage:
     stop_after_errors: int = 0
     timeout_s: float = 0.0
 
+    def bound_by(self, answer: Run) -> None:
+        """Take over the bounds of a layer's answer where they are smaller."""
+        bound, timeout_s = answer.stop_after_errors, answer.timeout_s
+        if bound is not None and (not self.stop_after_errors or bound < self.stop_after_errors):
+            self.stop_after_errors = bound
+        if timeout_s is not None and (not self.timeout_s or timeout_s < self.timeout_s):
+            self.timeout_s = timeout_s
+
 
 def passage_of(span: Span) -> Passage:
     """Return the passage of a span of one call; made when it is first asked for."""
@@ -95,14 +103,12 @@ class Pipeline:
                 answer = Answered(Outcome(error=error))
             if answer is RUN:
                 continue
+            if not isinstance(answer, (Run, Answered, Hold)):
+                answer = Answered(Outcome(error=self._wrong_answer(index, "admit", answer)))
             if answer.then is not None:
                 tell(answer.then)
             if isinstance(answer, Run):
-                bound, timeout_s = answer.stop_after_errors, answer.timeout_s
-                if bound is not None and (not passage.stop_after_errors or bound < passage.stop_after_errors):
-                    passage.stop_after_errors = bound
-                if timeout_s is not None and (not passage.timeout_s or timeout_s < passage.timeout_s):
-                    passage.timeout_s = timeout_s
+                passage.bound_by(answer)
                 continue
             passage.entered = index
             if isinstance(answer, Hold):
@@ -130,6 +136,8 @@ class Pipeline:
                 answer = Deliver(Outcome(error=error))
             if answer is None:
                 continue
+            if not isinstance(answer, (Deliver, Again)):
+                answer = Deliver(Outcome(error=self._wrong_answer(index, "settle", answer)))
             if answer.then is not None:
                 tell(answer.then)
             if isinstance(answer, Again):
@@ -150,13 +158,21 @@ class Pipeline:
                 continue
             try:
                 retract(passage.call, reason)
-            except Exception:  # noqa: BLE001 - the call is not at fault and goes on; the layer's author is told
+            except BaseException:  # noqa: BLE001 - the call is not at fault and goes on; the layer's author is told
                 logger.exception("%r failed to retract a call", self.layers[passage.entered])
+
+    def _wrong_answer(self, index: int, question: str, answer: object) -> TypeError:
+        """Return the error of a call of which a layer, by its author's mistake, says nothing that makes sense."""
+        return TypeError(f"{self.layers[index]!r} answered {question} with {answer!r}, which is none of its answers")
 
     def errors_left(self) -> int | None:
         """Return how many errors in a row the strictest layer bears; None for any number."""
-        left = [errors for ask in self._errors_left if (errors := ask()) is not None]
-        return min(left, default=None)
+        try:
+            left = [errors for ask in self._errors_left if (errors := ask()) is not None]
+            return min(left, default=None)
+        except BaseException:  # noqa: BLE001 - no call is at fault; the layer's author is told
+            logger.exception("%r failed to tell how many errors it bears", self.layers)
+            return None
 
 
 def asked(layer: Middleware, question: str) -> Any:

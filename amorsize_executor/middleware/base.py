@@ -16,6 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from amorsize_executor.errors import InvalidParameterTypeError
+from amorsize_executor.parameters import check_seconds, check_wait
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -43,6 +46,7 @@ class Call:
         priority: Higher runs earlier.
         key: What ``options(key=…)`` names the call or its map by; None for nothing.
         batch: Which map of its executor the call belongs to, counted from 0; None for a submitted call.
+        identity: What a checkpoint around it knows it by, equal in every run of the program; None without one.
         state: For layers to keep what they like, under a key of their own.
     """
 
@@ -54,6 +58,7 @@ class Call:
     priority: int = 0
     key: Any = None
     batch: int | None = None
+    identity: tuple[str, int, int, bytes] | None = None
     state: dict[Any, Any] = field(default_factory=dict)
 
 
@@ -76,6 +81,12 @@ class Run:
     timeout_s: float | None = None
     then: Notice | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.stop_after_errors, (int, type(None))):
+            raise InvalidParameterTypeError("stop_after_errors", self.stop_after_errors, "must be an integer or None")
+        if self.timeout_s is not None:
+            check_seconds("timeout_s", self.timeout_s)
+
 
 @dataclass(frozen=True, slots=True)
 class Answered:
@@ -83,6 +94,9 @@ class Answered:
 
     outcome: Outcome
     then: Notice | None = None
+
+    def __post_init__(self) -> None:
+        check_outcome(self.outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +114,9 @@ class Hold:
     is_for_all: bool = False
     then: Notice | None = None
 
+    def __post_init__(self) -> None:
+        check_wait("seconds", self.seconds)
+
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
@@ -108,6 +125,9 @@ class Deliver:
     outcome: Outcome
     then: Notice | None = None
 
+    def __post_init__(self) -> None:
+        check_outcome(self.outcome)
+
 
 @dataclass(frozen=True, slots=True)
 class Again:
@@ -115,6 +135,15 @@ class Again:
 
     seconds: float
     then: Notice | None = None
+
+    def __post_init__(self) -> None:
+        check_wait("seconds", self.seconds)
+
+
+def check_outcome(value: object) -> None:
+    """Raise unless a layer answers with an outcome. Checked in the layer, the traceback shows who does not."""
+    if not isinstance(value, Outcome):
+        raise InvalidParameterTypeError("outcome", value, "must be an Outcome")
 
 
 Admission = Run | Answered | Hold

@@ -43,7 +43,7 @@ _KNOWN_MAPS = 64  # maps and keys whose function need not be identified again
 
 KIND = JournalKind(
     0x616D6370,  # "amcp"
-    1,
+    2,
     (
         "CREATE TABLE maps (id INTEGER PRIMARY KEY, place TEXT, function TEXT, parts TEXT, first_at REAL)",
         """CREATE TABLE results (
@@ -127,7 +127,7 @@ class _Map:
         may_hold: The journal may hold results.
         difference: Why none of them can be used; empty if they can.
         has_stored: Results of this function came in this run.
-        is_warned: It was said that a result cannot be stored.
+        is_warned: It was said that a result cannot be stored, or not be read back.
     """
 
     function: Callable[..., Any]
@@ -159,7 +159,8 @@ class Checkpoint(Middleware):
         self._journal = open_journal(policy.checkpoint_dir, self.name, commit_every=policy.checkpoint_interval or 1)
         self._maps: OrderedDict[tuple[Any, ...], _Map] = OrderedDict()
         self._fresh: OrderedDict[tuple[int, int], tuple[int, _Stored]] = OrderedDict()  # by key, not committed yet
-        self._lock = threading.Lock()  # guards what follows, _maps and _fresh
+        self._running: dict[tuple[int, int], bytes] = {}  # the hashes of calls with a key, by key and position
+        self._lock = threading.Lock()  # guards what follows, _maps, _fresh and _running
         self._users = 0
         self._refusal: StorageError | None = None
 
@@ -187,6 +188,7 @@ class Checkpoint(Middleware):
                 self._journal.close()
                 self._maps.clear()
                 self._fresh.clear()
+                self._running.clear()
 
     def admit(self, call: Call) -> Admission:
         """Answer with the stored result, if there is one.
@@ -206,29 +208,41 @@ class Checkpoint(Middleware):
             raise CheckpointMismatchError(self.name, entry.text, entry.difference)
         found = digest_call(call.args, call.kwargs, lenient=entry.is_named, before=entry.identity.digest)
         stored = self._find(entry, call.position)
-        if stored is not None:
-            return Answered(Outcome(self._value(entry, call.position, found, *stored)))
+        outcome = None if stored is None else self._restore(entry, call.position, found, *stored)
+        if outcome is not None:
+            return Answered(outcome)
+        if entry.is_named:
+            with self._lock:
+                rival = self._running.setdefault((entry.number, call.position), found)
+            if rival != found:
+                difference = f"call {call.position} has another function or arguments than one that runs now"
+                raise CheckpointMismatchError(self.name, entry.text, difference)
         call.state[self] = entry, found
+        call.identity = self.name, entry.number, call.position, found
         return RUN
 
     def settle(self, call: Call, outcome: Outcome) -> Settlement:
         """Append a value to the journal. It reaches the caller, whatever comes of that."""
-        kept = call.state.pop(self, None)
-        if kept is not None and outcome.error is None:
-            entry, found = kept
+        if self in call.state and outcome.error is None:
+            entry, found = call.state[self]
             try:
                 form, value = self._encode(outcome.value)
-                self._store(entry, call.position, (found, form, value, checksum(value)))
+                self._store(entry, call.position, (found, form, value, checksum(found, value)))
             except Exception as error:  # noqa: BLE001 - a result that cannot be stored is still a result
-                if not entry.is_warned:
-                    logger.warning("checkpoint %r: a result of %s is not stored: %s", self.name, entry.text, error)
-                entry.is_warned = True
+                self._warn(entry, f"a result of {entry.text} is not stored: {error}")
+        self._forget(call)
         return Deliver(outcome)
 
     def retract(self, call: Call, reason: str) -> None:
         """Forget what was noted about a call that may be admitted again."""
         del reason
-        call.state.pop(self, None)
+        self._forget(call)
+
+    def _forget(self, call: Call) -> None:
+        kept = call.state.pop(self, None)
+        if kept is not None and kept[0].is_named:
+            with self._lock:
+                self._running.pop((kept[0].number, call.position), None)
 
     def _store(self, entry: _Map, position: int, stored: _Stored) -> None:
         number = self._journal.append(_INSERT_RESULT, (entry.number, position, *stored))
@@ -253,25 +267,34 @@ class Checkpoint(Middleware):
             return "json", encoding.to_json(value).encode("ascii")
         return "pickle", encoding.to_pickle(value)
 
-    def _value(
+    def _restore(
         self, entry: _Map, position: int, found: bytes, stored: bytes, form: str, value: bytes, total: str
-    ) -> Any:
-        """Return a stored value, if it is whole and belongs to this very call."""
-        if stored != found:
+    ) -> Outcome | None:
+        """Return a stored value if it belongs to this very call; None, and a warning, if it cannot be read any more."""
+        if checksum(stored, value) != total:
+            problem = "is damaged"
+        elif stored != found:
             difference = f"the arguments of call {position} are not those whose result is stored"
             raise CheckpointMismatchError(self.name, entry.text, difference)
-        if checksum(value) != total:
-            raise StorageError(self._journal.path, f"the result of call {position} of {entry.text} is damaged")
-        try:
-            return encoding.from_json(value) if form == "json" else encoding.from_pickle(value)
-        except Exception as error:
-            problem = f"the result of call {position} of {entry.text} cannot be read back: {error!r}"
-            raise StorageError(self._journal.path, problem) from error
+        else:
+            try:
+                return Outcome(encoding.from_json(value) if form == "json" else encoding.from_pickle(value))
+            except Exception as error:  # noqa: BLE001 - what an unpickled class raises is no reason to lose the call
+                problem = f"cannot be read back ({error!r})"
+        self._warn(entry, f"the result of call {position} of {entry.text} {problem}, so it is computed again")
+        return None
+
+    def _warn(self, entry: _Map, text: str) -> None:
+        """Say something once a map."""
+        if not entry.is_warned:
+            logger.warning("checkpoint %r: %s", self.name, text)
+        entry.is_warned = True
 
     def _map_of(self, call: Call) -> _Map:
-        known = call.batch if call.key is None else None, type(call.key), call.key
         with self._lock:
             try:
+                # What compares equal is told apart by its form, inside of tuples too: 1, 1.0 and True are three keys.
+                known = (call.batch,) if call.key is None else (type(call.key), call.key, repr(call.key))
                 entry = self._maps.get(known)
             except TypeError:
                 raise InvalidParameterTypeError("key", call.key, "must be hashable: text, numbers, tuples") from None
@@ -296,7 +319,10 @@ class Checkpoint(Middleware):
         if may_hold:
             rows = self._journal.read("SELECT function, parts FROM maps WHERE id = ?", (number,))
             function, parts = rows[0] if rows else ("an unknown function", "{}")
-            difference = _difference(identity, function, json.loads(parts))
+            try:
+                difference = _difference(identity, function, json.loads(parts))
+            except ValueError as error:
+                raise StorageError(self._journal.path, f"the entry of {text} is damaged") from error
         else:
             row = number, text, identity.name, json.dumps(identity.parts), time.time()
             self._journal.append(_INSERT_MAP, row)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amorsize_executor.errors import StorageError
+from amorsize_executor.errors import InvalidParameterTypeError, StorageError
 from amorsize_executor.middleware.checkpoint import CheckpointPolicy
 from amorsize_executor.parameters import check_count
 from amorsize_executor.storage import encoding, place
@@ -71,6 +71,8 @@ class CheckpointManager:
     """
 
     def __init__(self, policy: CheckpointPolicy) -> None:
+        if not isinstance(policy, CheckpointPolicy):
+            raise InvalidParameterTypeError("policy", policy, "must be a CheckpointPolicy")
         self.policy = policy
         self._directory = Path(policy.checkpoint_dir)
         place.make_directory(self._directory)
@@ -259,8 +261,9 @@ def merge_results(
             message = f"{what} indices go below 0: {min(indices)}"
             raise ValueError(message)
         merged.update(zip(indices, results))
-    missing = [index for index in range(total_items) if index not in merged]
+    missing = total_items - sum(index < total_items for index in merged)
     if missing and not allow_gaps:
-        message = f"{len(missing)} of {total_items} items have no result, the first is {missing[0]}"
+        first = next(index for index in range(total_items) if index not in merged)
+        message = f"{missing} of {total_items} items have no result, the first is {first}"
         raise ValueError(message)
     return [merged.get(index) for index in range(total_items)]

@@ -11,7 +11,6 @@ of calls that began before the breaker opened say nothing about its probes.
 from __future__ import annotations
 
 import math
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -106,7 +105,7 @@ class CircuitBreakerPolicy:
             check_callable(name, getattr(self, name), optional=True)
         if self.failure_rate is not None:
             check_share("failure_rate", self.failure_rate)
-        check_count("window", self.window, most=sys.maxsize, optional=False)
+        check_count("window", self.window, optional=False)
         check_choice("while_open", self.while_open, ("fail", "hold"))
 
     def counts(self, error: BaseException) -> bool:
@@ -339,7 +338,9 @@ class CircuitBreaker(Shared, Middleware):
     def _refusal(self, wait_s: float) -> CircuitBreakerError:
         state, _failures, _successes, opened_at = self.get_state()
         if state is CircuitState.OPEN:
-            message = f"the circuit is open; it is tried again in {wait_s:.3g} s"
+            from amorsize_executor.storage.encoding import show  # noqa: PLC0415 - only refusals need it
+
+            message = f"the circuit is open after {show(self.last_exception)}; it is tried again in {wait_s:.3g} s"
             return CircuitBreakerError(message, state, opened_at, wait_s)
         message = "the circuit is half open, and another call is trying it"
         return CircuitBreakerError(message, state, opened_at, 0.0)

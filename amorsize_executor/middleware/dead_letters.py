@@ -3,12 +3,16 @@
 settle: an error ──► DeadLetterQueue ──► in memory, bounded
         │                           └──► the store (SQLite, shared by processes, bounded)
         ▼ on outward: the call's future fails all the same
+
+A call that a checkpoint knows has one dead letter at most, however often the program is run again: the latest, and none
+once it has succeeded.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Any
 
 from amorsize_executor.errors import InvalidParameterTypeError, StorageError
@@ -30,6 +34,7 @@ class DeadLetters(Middleware):
     def __init__(self, queue: DeadLetterQueue) -> None:
         self.queue = queue
         self._refusal: StorageError | None = None
+        self._known: set[str] | None = None  # ids in the store, once a checkpoint's call has asked; dispatcher thread
 
     def __repr__(self) -> str:
         return f"DeadLetters({self.queue!r})"
@@ -60,13 +65,37 @@ class DeadLetters(Middleware):
         return RUN
 
     def settle(self, call: Call, outcome: Outcome) -> Settlement:
-        """Keep a call that has failed."""
-        if outcome.error is not None:
-            try:
-                self.queue.add_soon(entry_of(call, outcome.error, self.queue.policy))
-            except Exception:  # noqa: BLE001 - its own error matters more to the caller
-                logger.exception("a failed call of %s could not be kept", _name_of(call.function))
+        """Keep a call that has failed; let go of what an earlier run kept of one that has succeeded."""
+        try:
+            if outcome.error is not None:
+                self._keep(call, outcome.error)
+            elif call.identity is not None and (known := self._ids()) and (entry_id := _id_of(call.identity)) in known:
+                known.remove(entry_id)
+                self.queue.remove_soon(entry_id)
+        except Exception:  # noqa: BLE001 - how the call ended matters more to the caller
+            logger.exception("how a call of %s has ended could not be kept", _name_of(call.function))
         return Deliver(outcome)
+
+    def _keep(self, call: Call, error: BaseException) -> None:
+        entry = entry_of(call, error, self.queue.policy)
+        if call.identity is None:
+            self.queue.add_soon(entry)
+            return
+        entry.entry_id = _id_of(call.identity)
+        self.queue.remove_soon(entry.entry_id)
+        self.queue.add_soon(entry)
+        self._ids().add(entry.entry_id)
+
+    def _ids(self) -> set[str]:
+        if self._known is None:
+            self._known = set()  # where the store cannot be read, that is told once
+            self._known |= self.queue.stored_ids()
+        return self._known
+
+
+def _id_of(identity: tuple[str, int, int, bytes]) -> str:
+    """Return the id of the one dead letter of a call that a checkpoint knows."""
+    return blake2b(repr(identity).encode(), digest_size=16).hexdigest()
 
 
 def entry_of(call: Call, error: BaseException, policy: DLQPolicy) -> DLQEntry:

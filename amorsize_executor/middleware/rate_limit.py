@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -50,7 +49,7 @@ class RateLimitPolicy:
             raise InvalidParameterTypeError("requests_per_second", rate, "must be a finite number > 0")
         if not (rate > 0 and is_finite(rate)):
             raise InvalidParameterError("requests_per_second", rate, "must be a finite number > 0")
-        check_count("burst_size", self.burst_size, most=sys.maxsize)
+        check_count("burst_size", self.burst_size)
         if self.burst_size is None:
             object.__setattr__(self, "burst_size", max(1, int(rate)))
         check_flag("wait_on_limit", self.wait_on_limit)

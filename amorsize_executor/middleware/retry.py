@@ -263,15 +263,19 @@ def asked_delay(error: BaseException) -> float:
 def note_attempts(error: BaseException, attempts: int) -> None:
     """Note on an exception how often its call was tried, where that was more than once.
 
-    On Python 3.10, which has no ``add_note``, the note is kept where later versions keep it, in ``__notes__``.
+    On Python 3.10, which has no ``add_note``, the note is kept where later versions keep it, in ``__notes__``. In
+    threads one exception object may end many calls; it does not collect the same note from each.
     """
     if attempts > 1:
         note = f"after {attempts} attempts"
         with suppress(Exception):  # some refuse notes, and the error itself is what counts
+            notes = getattr(error, "__notes__", ())
+            if note in notes:
+                return
             if hasattr(error, "add_note"):
                 error.add_note(note)
             else:
-                vars(error)["__notes__"] = [*getattr(error, "__notes__", ()), note]
+                vars(error)["__notes__"] = [*notes, note]
 
 
 @overload

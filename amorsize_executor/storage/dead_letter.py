@@ -131,8 +131,8 @@ class DLQEntry:
 
     @property
     def can_rerun(self) -> bool:
-        """Whether the arguments are at hand, and not only their repr."""
-        return encoding.is_whole(self.item)
+        """Whether the arguments are at hand, and not only their repr, and it is known what they are."""
+        return self.style in STYLES and encoding.is_whole(self.item)
 
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return what to call the function with: positional and keyword arguments."""
@@ -168,9 +168,12 @@ def _describe(error: BaseException, *, include_traceback: bool) -> dict[str, Any
 
 def _traceback_of(error: BaseException) -> str | None:
     """Return the worker's traceback if the error came from one, else the error's own, if it has one."""
-    remote = getattr(error.__cause__, "tb", None)
-    if isinstance(remote, str):
-        return remote.strip().strip('"').strip()
-    if error.__traceback__ is None:
-        return None
-    return "".join(tracebacks.format_exception(type(error), error, error.__traceback__)).rstrip()
+    trace = error.__traceback__
+    try:
+        remote = getattr(error.__cause__, "tb", None)
+        if isinstance(remote, str):
+            return remote.strip().strip('"').strip()
+        text = None if trace is None else "".join(tracebacks.format_exception(type(error), error, trace))
+    except Exception:  # noqa: BLE001 - an error or a cause that refuses questions; where it was raised can be told
+        text = "".join(tracebacks.format_tb(trace))
+    return text and text.rstrip()

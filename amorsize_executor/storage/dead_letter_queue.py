@@ -7,6 +7,7 @@ of what this object was given; ``load()`` brings in what is stored.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import threading
@@ -65,7 +66,9 @@ class DeadLetterQueue:
     """
 
     def __init__(self, policy: DLQPolicy | None = None) -> None:
-        self.policy = policy if policy is not None else DLQPolicy()
+        if policy is not None and not isinstance(policy, DLQPolicy):
+            raise InvalidParameterTypeError("policy", policy, "must be a DLQPolicy or None")
+        self.policy = policy or DLQPolicy()
         directory = Path(self.policy.directory)
         self.journal = Journal(directory / FILE_NAME, KIND)
         weakref.finalize(self, self.journal.close)  # many a queue is never closed
@@ -142,6 +145,13 @@ class DeadLetterQueue:
         if self.policy.auto_persist:
             for statement in self._statements([entry]):
                 self.journal.append(*statement)
+
+    def remove_soon(self, entry_id: str) -> None:
+        """Remove an entry, if there is one, from the store within a second. Never blocks; the queue is open."""
+        with self._lock:
+            self._entries.pop(entry_id, None)
+        if self.policy.auto_persist:
+            self.journal.append(_DELETE, (entry_id,))
 
     def get_entries(self) -> list[DLQEntry]:
         """Return this object's entries in a new list, the oldest first."""
@@ -301,9 +311,16 @@ class DeadLetterQueue:
         rows = [dict(zip(names, row)) for row in self._stored_rows()]
         for row in rows:
             item, form = row["item"], row.pop("form")
-            row["item"] = json.loads(item) if form == "json" else {"$repr": row["shown"]}
-            row["metadata"] = json.loads(row["metadata"])
+            shown = {"$repr": row["shown"]}
+            row["item"] = _readable(json.loads, item, shown) if form == "json" else shown
+            row["metadata"] = _readable(json.loads, row["metadata"], {})
         return rows
+
+    def stored_ids(self) -> set[str]:
+        """Return the ids of what is kept for the next run. The queue is open."""
+        if not self.policy.auto_persist:
+            return set(self._entries)
+        return {row[0] for row in self.journal.read("SELECT entry_id FROM entries")}
 
     def _stored_rows(self) -> list[tuple[Any, ...]]:
         self._require_store()
@@ -356,9 +373,23 @@ def _storable(text: str) -> str:
 
 def _entry(row: tuple[Any, ...]) -> DLQEntry:
     entry_id, error_type, error_message, timestamp, traceback, retry_count, metadata, style, form, item, shown = row
-    item = encoding.from_json(item, pickles=True) if form == "json" else encoding.unpickle_or_stand_in(item, shown)
-    known = encoding.from_json(metadata, pickles=True)
+    if form == "json":
+        item = _readable(_from_json, item, encoding.Unrestorable(shown))
+    else:
+        item = encoding.unpickle_or_stand_in(item, shown)
+    known = _readable(_from_json, metadata, {})
     return DLQEntry(item, error_type, error_message, timestamp, traceback, retry_count, known, style, entry_id)
+
+
+_from_json = functools.partial(encoding.from_json, pickles=True)
+
+
+def _readable(read: Callable[[Any], Any], data: Any, otherwise: Any) -> Any:
+    """Return what a stored text says; where one entry is damaged, the others must still be had."""
+    try:
+        return read(data)
+    except (ValueError, TypeError):
+        return otherwise
 
 
 def _write_lines(entries: list[dict[str, Any]]) -> bytes:

@@ -34,6 +34,8 @@ FOREIGN = "is a database of something else"
 _SMALLEST_BYTES = 512  # a page
 _UNFIT = (sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError, OverflowError, UnicodeError)
 """Errors of a row that SQLite can never hold."""
+_REFUSALS = (sqlite3.Error, UnicodeDecodeError)
+"""What SQLite raises; where it quotes a damaged name, its message cannot be made."""
 _abandoned: list[sqlite3.Connection] = []  # of the parent, after a fork: closing them here would hurt it
 
 
@@ -122,10 +124,9 @@ class Journal:
         """Tell whether the file is a sound database, but of something else. Makes and changes nothing."""
         try:
             place.check_database(self.path)
-            uri = f"{self.path.absolute().as_uri()}?mode=ro&immutable=1"  # else a file is left beside it
-            with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+            with contextlib.closing(self._connect(is_sealed=True)) as connection:
                 tables, application_id = _marks_of(connection)
-        except (sqlite3.Error, StorageError):
+        except (*_REFUSALS, StorageError):
             return False
         return bool(tables or application_id) and application_id != self.kind.application_id
 
@@ -145,12 +146,37 @@ class Journal:
                     connection.close()
             self._forget()
 
-    def _connect(self) -> sqlite3.Connection:
+    def _open_to_read(self) -> None:
+        """Connect; where nothing can be written, on a read-only mount say, to the file as it lies there."""
+        try:
+            self.open()
+        except StorageError:
+            if not place.is_sealed(self.path):
+                raise
+            place.check_directory(self.path.parent)
+            place.check_database(self.path)
+            connection = self._connect(is_sealed=True)
+            try:
+                self._is_new(connection)
+            except _REFUSALS as error:
+                connection.close()
+                raise self._refusal(error) from error
+            except StorageError:
+                connection.close()
+                raise
+            with self._read_lock:
+                self._reader = connection
+
+    def _connect(self, *, is_sealed: bool = False) -> sqlite3.Connection:
+        where = f"{self.path.absolute().as_uri()}?mode=ro&immutable=1" if is_sealed else self.path  # with no side file
         try:
             # Our locks see to it that a connection serves one thread at a time.
-            connection = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+            connection = sqlite3.connect(
+                where, uri=is_sealed, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+            )
         except sqlite3.Error as error:
             raise self._refusal(error) from error
+        connection.text_factory = _text
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
@@ -167,7 +193,7 @@ class Journal:
                 connection.execute("COMMIT")
             else:
                 self.mode = self._choose_mode(connection)
-        except sqlite3.Error as error:
+        except _REFUSALS as error:
             raise self._refusal(error) from error
 
     def _is_new(self, connection: sqlite3.Connection) -> bool:
@@ -263,14 +289,14 @@ class Journal:
         Raises:
             StorageError: The file is damaged, or cannot be read.
         """
-        if self._writer is None or self._pid != os.getpid():
-            self.open()
+        if (self._writer is None and self._reader is None) or self._pid != os.getpid():
+            self._open_to_read()
         with self._read_lock:
             if self._reader is None:
                 self._reader = self._connect()
             try:
                 return self._reader.execute(query, parameters).fetchall()
-            except sqlite3.Error as error:
+            except _REFUSALS as error:
                 raise self._refusal(error) from error
 
     # --- the writer thread ---
@@ -353,7 +379,13 @@ _MEANINGS = (
     ("locked", f"another process has held it for more than {BUSY_S:g} s"),
     ("not a database", "is damaged, or no database; move it away to start anew"),
     ("malformed", "is damaged; move it away to start anew"),
+    ("can't decode", "is damaged; move it away to start anew"),
 )
+
+
+def _text(data: bytes) -> str:
+    """Read a text; where it is damaged, the row's other columns can still be had."""
+    return data.decode("utf-8", "replace")
 
 
 def _marks_of(connection: sqlite3.Connection) -> tuple[int, int]:

@@ -106,6 +106,12 @@ def files_of_database(path: Path) -> list[Path]:
     return [path.with_name(path.name + suffix) for suffix in ("", *_SIDE_FILES)]
 
 
+def is_sealed(path: Path) -> bool:
+    """Tell whether a database is whole as it lies there, with nothing beside it, where nothing can be made."""
+    _file, *beside = files_of_database(path)
+    return path.is_file() and not os.access(path.parent, os.W_OK) and not any(file.exists() for file in beside)
+
+
 def _check_owner(path: Path, status: os.stat_result) -> None:
     if not hasattr(os, "getuid"):
         return

@@ -24,9 +24,12 @@ class AllDamagedError(StorageError):
     """There are versions, all ours alone, and none is whole."""
 
 
-def checksum(content: bytes) -> str:
-    """Return what a content adds up to, in hexadecimal digits."""
-    return blake2b(content, digest_size=16).hexdigest()
+def checksum(*parts: bytes) -> str:
+    """Return what a content adds up to, in hexadecimal digits; it may come in parts."""
+    total = blake2b(digest_size=16)
+    for part in parts:
+        total.update(part)
+    return total.hexdigest()
 
 
 class SnapshotFiles:

@@ -1,8 +1,8 @@
 """Exceptions on their way home: type, arguments, notes, the whole traceback and the chain of causes.
 
 The traceback travels twice: as text, which becomes ``__cause__`` as in ``ProcessPoolExecutor``, and as frames
-(tblib), so that debuggers and pytest show the worker's lines. An exception whose ``__init__`` does not survive
-pickling is rebuilt without calling it; nothing that an exception does can hurt another call.
+(tblib), so that debuggers and pytest show the worker's lines. An exception that does not survive pickling is rebuilt
+without calling its ``__init__``, and what does not pickle in it is text. Nothing that one does can hurt another call.
 """
 
 from __future__ import annotations
@@ -78,31 +78,35 @@ def _parts(codec: Codec, error: BaseException) -> tuple[bytes | None, bytes | No
             return data, None, shown
     except BaseException:  # noqa: BLE001, S110 - whatever it raised, it does not survive as it is: send the parts
         pass
+    try:
+        data = codec.dumps((type(error), error.args, error.__dict__))
+        codec.loads(data)
+    except BaseException:  # noqa: BLE001, S110 - then what refuses as text
+        pass
+    else:
+        return None, data, shown
     lost: list[str] = []
-    args = tuple(_as_far_as_it_travels(codec, arg, f"args[{place}]", lost) for place, arg in enumerate(error.args))
-    attributes = {name: _as_far_as_it_travels(codec, value, name, lost) for name, value in error.__dict__.items()}
-    if lost:
-        attributes["__notes__"] = [
-            *attributes.get("__notes__", ()),
-            f"came as text, not being picklable: {', '.join(lost)}",
-        ]
+    args = tuple(_portable(codec, part, f"args[{place}]", lost) for place, part in enumerate(error.args))
+    attributes = {name: _portable(codec, part, name, lost) for name, part in error.__dict__.items()}
+    note = f"came as text, not being picklable: {', '.join(lost)}"
+    attributes["__notes__"] = [*attributes.get("__notes__", ()), note]
     try:
         return None, codec.dumps((type(error), args, attributes)), shown
     except BaseException:  # noqa: BLE001 - then only the name of its type is left
         return None, None, shown
 
 
-def _as_far_as_it_travels(codec: Codec, value: Any, name: str, lost: list[str]) -> Any:
-    """Return ``value``, or what it shows if it cannot travel; its name is noted then."""
+def _portable(codec: Codec, part: Any, name: str, lost: list[str]) -> Any:
+    """Return a part of an exception as it is, or its repr where it does not survive the way; its name is noted then."""
     try:
-        codec.loads(codec.dumps(value))
-    except BaseException:  # noqa: BLE001 - whatever it raised
+        codec.loads(codec.dumps(part))
+    except BaseException:  # noqa: BLE001 - whatever its reduction raises
         lost.append(name)
         try:
-            return repr(value)
+            return repr(part)
         except BaseException:  # noqa: BLE001 - a broken __repr__
-            return f"<{type(value).__qualname__}>"
-    return value
+            return f"<{type(part).__qualname__}>"
+    return part
 
 
 def _show(error: BaseException) -> str:

@@ -606,6 +606,7 @@ BAD = [
     ("min_workers", True),
     ("chunksize", 0),
     ("chunksize", -3),
+    ("chunksize", 10**400),
     ("chunksize", 1.0),
     ("target_chunk_duration", 0),
     ("target_chunk_duration", -1.0),
@@ -672,7 +673,8 @@ def test_engines_that_are_executors_elsewhere(name):
 
 @pytest.mark.parametrize("method", ["map", "imap", "imap_unordered"])
 @pytest.mark.parametrize(
-    ("name", "value"), [("chunksize", 0), ("chunksize", True), ("buffersize", -1), ("buffersize", 1.5)]
+    ("name", "value"),
+    [("chunksize", 0), ("chunksize", True), ("chunksize", 10**400), ("buffersize", -1), ("buffersize", 1.5)],
 )
 def test_bad_map_arguments(executor, method, name, value):
     """A bad argument of a map raises an error that names it and its value, and the executor can be used."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import gc
 import itertools
 import threading
@@ -493,6 +494,15 @@ def test_map_gives_what_is_there_after_the_timeout(executor):
     """A timeout that has passed does not keep back results that are ready."""
     results = executor.map(payloads.square, range(3), timeout=30)
     assert list(results) == [0, 1, 4]
+
+
+@pytest.mark.parametrize("seconds", [10**400, 1e300, float("inf")])
+def test_a_timeout_longer_than_any_lock_waits_is_none(executor, seconds):
+    """And one that ended before time began has passed."""
+    assert list(executor.map(payloads.square, range(3), timeout=seconds)) == [0, 1, 4]
+    results = executor.map(payloads.square, [3], timeout=-seconds)
+    with contextlib.suppress(concurrent.futures.TimeoutError):
+        assert list(results) == [9]
 
 
 def test_results_time_out_and_come_later(make, tmp_path):

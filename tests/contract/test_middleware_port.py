@@ -192,6 +192,55 @@ def test_what_a_hook_raises_is_its_calls_error(hook):
     assert isinstance(results[1], LookupError)
 
 
+@pytest.mark.parametrize(
+    ("hook", "answer"),
+    [
+        ("admit", lambda: None),
+        ("admit", lambda: Deliver(Outcome(1))),
+        ("admit", lambda: Answered(1)),
+        ("admit", lambda: Run(timeout_s="soon")),
+        ("admit", lambda: Run(stop_after_errors="few")),
+        ("admit", lambda: Hold("5")),
+        ("admit", lambda: Hold(10**400)),
+        ("settle", lambda: Again(float("nan"))),
+        ("settle", lambda: 5),
+        ("settle", lambda: Deliver(None)),
+    ],
+)
+def test_an_answer_that_is_none_is_its_calls_error(hook, answer):
+    """The error says which layer; the other calls and the executor go on."""
+
+    class Forgetful(Middleware):
+        def __repr__(self):
+            return "Forgetful"
+
+    def hook_of(_self, call, *_outcome):
+        return answer() if call.args == (-1,) else (Run() if hook == "admit" else None)
+
+    setattr(Forgetful, hook, hook_of)
+    with AdaptiveExecutor(max_workers=1, middleware=[Forgetful()]) as executor:
+        error = executor.submit(abs, -1).exception(timeout=30)
+        assert isinstance(error, (TypeError, ValueError))
+        assert any(
+            word in str(error) for word in ("Forgetful answered", "outcome=", "timeout_s=", "errors=", "seconds=")
+        )
+        assert executor.submit(abs, -2).result(timeout=30) == 2
+
+
+@pytest.mark.parametrize("hook", ["errors_left", "retract", "close"])
+def test_what_other_hooks_raise_is_told_and_ends_nothing(hook, caplog):
+    """No call is at fault, whatever it is that they raise."""
+
+    def fail(_self, *_arguments):
+        raise SystemExit
+
+    broken = type("Broken", (Middleware,), {hook: fail})()
+    with AdaptiveExecutor(max_workers=1, middleware=[broken, HoldOnce()]) as executor:
+        assert isinstance(executor.submit(payloads.raise_value_error, "no").exception(timeout=30), ValueError)
+        assert executor.submit(abs, -2).result(timeout=30) == 2
+    assert "failed to" in caplog.text
+
+
 def test_a_chunk_stops_after_so_many_errors(tmp_path):
     """stop_after_errors bounds what fails in a row in a chunk; the rest is given back and admitted again."""
 

@@ -237,6 +237,14 @@ def test_a_refusal_pickles_with_its_facts():
     assert (str(copy), copy.state, copy.opened_at, copy.retry_after) == (str(caught.value), OPEN, 0.0, 40.0)
 
 
+def test_a_refusal_says_what_the_circuit_opened_for():
+    """Where every call ends with a refusal, nothing else tells what is wrong with the service."""
+    breaker, _clock = breaker_of(failure_threshold=1)
+    fail(breaker, ConnectionError("no route"))
+    with pytest.raises(CircuitBreakerError, match=r"open after ConnectionError\('no route'\); it is tried again"):
+        breaker.call(abs, 1)
+
+
 def test_copies_in_one_process_are_one_breaker():
     """A breaker that travels keeps one state a process."""
     breaker, _clock = breaker_of(failure_threshold=1)

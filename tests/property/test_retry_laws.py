@@ -282,6 +282,20 @@ def test_an_error_that_refuses_questions_and_notes_is_raised_as_it_was():
     assert len(slept) == 2
 
 
+def test_an_error_that_ends_many_calls_does_not_collect_their_notes():
+    """In threads, one exception object may be raised by all of them."""
+    shared = ValueError("down")
+    shared.__notes__ = ["theirs"]
+
+    def fail():
+        raise shared
+
+    for _ in range(3):
+        with pytest.raises(ValueError, match="down"):
+            waiting(RetryPolicy(max_retries=1))[0].call(fail)
+    assert shared.__notes__ == ["theirs", "after 2 attempts"]
+
+
 @pytest.mark.parametrize("refusal", [CircuitBreakerError("open", "open", 0.0, 1.0), RateLimitExceeded(1.0)])
 def test_refusals_are_no_attempts(refusal):
     """Two attempts are noted, though the call was refused in between; around a function and in an executor."""

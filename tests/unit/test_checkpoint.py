@@ -121,6 +121,29 @@ def test_a_key_that_comes_back_in_the_same_run_is_known_at_once(policy):
             assert run_map(layer, payloads.square, [2], key="a", batch=None) == ([4], [])
 
 
+def test_parts_of_keys_that_compare_equal_are_told_apart(policy):
+    """Inside of a tuple too, in whatever order they come."""
+    keys = [("page", 1), ("page", True), ("page", 1.0)]
+    for order in (keys, keys[::-1]):
+        with opened(policy) as layer:
+            for key in order:
+                assert run_map(layer, payloads.identity, [repr(key)], key=key, batch=None)[0] == [repr(key)]
+
+
+def test_a_key_stands_for_one_call_while_it_runs_too(policy):
+    """Another one under it is refused before it runs, and not when the program is run again."""
+    with opened(policy) as layer:
+        first, other, equal = (Call(payloads.square, (item,), {}, 0, key="a") for item in (2, 3, 2))
+        assert layer.admit(first) is RUN
+        for wrong in (other, Call(payloads.identity, (2,), {}, 0, key="a")):
+            with pytest.raises(CheckpointMismatchError, match=r"key 'a': call 0 has .* than one that runs now"):
+                layer.admit(wrong)
+        assert layer.admit(equal) is RUN
+        layer.retract(first, "cancelled")
+        layer.retract(equal, "cancelled")
+        assert run_call(layer, other) == (9, True)
+
+
 def test_results_that_are_committed_are_not_held_in_memory(policy):
     """Those with a key are, for a while."""
     with opened(policy) as layer:
@@ -216,25 +239,62 @@ def test_a_result_that_cannot_be_stored_is_delivered(policy, caplog):
     assert len([record for record in caplog.records if "is not stored" in record.message]) == 1
 
 
-def test_a_damaged_result_is_an_error(policy):
-    """Each result has a checksum of its own."""
+def test_a_damaged_result_is_computed_again_with_a_warning(policy, caplog):
+    """Each result has a checksum of its own, and one that is lost costs one call."""
+    with opened(policy) as layer:
+        run_map(layer, payloads.square, [3, 4])
+    with closing(sqlite3.connect(policy.checkpoint_dir / "run.sqlite3")) as store, store:
+        store.execute("UPDATE results SET value = ? WHERE position = 0", (pickle.dumps(8),))
+    with opened(policy) as layer:
+        assert run_map(layer, payloads.square, [3, 4]) == ([9, 16], [0])
+    assert "call 0 of map 0 is damaged, so it is computed again" in caplog.text
+    with opened(policy) as layer:
+        assert run_map(layer, payloads.square, [3, 4]) == ([9, 16], [])
+
+
+def test_damage_is_not_taken_for_other_arguments(policy, caplog):
+    """The checksum covers what a result is known by, too."""
     with opened(policy) as layer:
         run_map(layer, payloads.square, [3])
     with closing(sqlite3.connect(policy.checkpoint_dir / "run.sqlite3")) as store, store:
-        store.execute("UPDATE results SET value = ?", (pickle.dumps(8),))
-    with opened(policy) as layer, pytest.raises(StorageError, match="call 0 of map 0 is damaged"):
+        store.execute("UPDATE results SET digest = ?", (bytes(16),))
+    with opened(policy) as layer:
+        assert run_map(layer, payloads.square, [3]) == ([9], [0])
+    assert "call 0 of map 0 is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("column", ["checksum", "form"])
+def test_a_damaged_text_beside_a_result_costs_that_result_at_most(policy, column):
+    """It is no text any more; the result is right all the same."""
+    with opened(policy) as layer:
+        run_map(layer, payloads.square, [3])
+    with closing(sqlite3.connect(policy.checkpoint_dir / "run.sqlite3")) as store, store:
+        store.execute(f"UPDATE results SET {column} = CAST(? AS TEXT)", (b"\xff",))  # noqa: S608
+    with opened(policy) as layer:
+        assert run_map(layer, payloads.square, [3])[0] == [9]
+
+
+def test_a_damaged_entry_of_a_map_is_a_clear_error(policy):
+    """What its results came from is not known any more."""
+    with opened(policy) as layer:
+        run_map(layer, payloads.square, [3])
+    with closing(sqlite3.connect(policy.checkpoint_dir / "run.sqlite3")) as store, store:
+        store.execute("UPDATE maps SET parts = '{'")
+    with opened(policy) as layer, pytest.raises(StorageError, match="the entry of map 0 is damaged"):
         run_map(layer, payloads.square, [3])
 
 
-def test_a_result_whose_class_is_gone_is_an_error(policy, monkeypatch):
-    """It is not computed again in silence."""
+def test_a_result_whose_class_is_gone_is_computed_again_with_a_warning(policy, monkeypatch, caplog):
+    """It is not computed again in silence; and the others of the run can still be had."""
     kind = type("Fleeting", (), {"__module__": payloads.__name__, "__qualname__": "Fleeting"})
     monkeypatch.setattr(payloads, "Fleeting", kind, raising=False)
+    text = "getattr(payloads, 'Fleeting', int)()"
     with opened(policy) as layer:
-        run_call(layer, Call(eval, ("payloads.Fleeting()", {"payloads": payloads}), {}, key="it"))
+        run_call(layer, Call(eval, (text, {"payloads": payloads}), {}, key="it"))
     monkeypatch.delattr(payloads, "Fleeting")
-    with opened(policy) as layer, pytest.raises(StorageError, match="cannot be read back"):
-        run_call(layer, Call(eval, ("payloads.Fleeting()", {"payloads": payloads}), {}, key="it"))
+    with opened(policy) as layer:
+        assert run_call(layer, Call(eval, (text, {"payloads": payloads}), {}, key="it")) == (0, True)
+    assert "cannot be read back (AttributeError" in caplog.text
 
 
 def test_nothing_is_unpickled_from_what_others_can_write(policy):
@@ -488,3 +548,9 @@ def test_what_does_not_fit_together_is_an_error(results, pending, message):
     with pytest.raises(ValueError, match=message):
         merge_results(results, pending, state, 4)
     assert merge_results([1], [0], state, 4, allow_gaps=True) == [1, None, None, "d"]
+
+
+def test_a_total_that_is_far_too_large_is_told_at_once():
+    """Without a list of all that is missing."""
+    with pytest.raises(ValueError, match="999999999998 of 1000000000000 items have no result, the first is 2"):
+        merge_results([1, 2], [0, 1], None, 10**12)

@@ -318,6 +318,7 @@ def test_what_json_does_not_know_is_written_all_the_same():
         '"x"',
         '"ü"',
     ]
+    assert json.loads(dump_json("half a pair: \ud800").encode()) == "half a pair: \ud800"
     assert json.loads(dump_json({"a": [float("inf"), {"b": {2, 1}}]})) == {"a": [None, {"b": [1, 2]}]}
 
 

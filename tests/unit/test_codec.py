@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import gc
+import io
 import pickle
 import threading
+import urllib.error
 
 import pytest
 from hypothesis import given
@@ -168,3 +170,35 @@ def test_an_exception_that_does_not_round_trip():
         received = decode_error(OUT, encode_error(BACK, error))
     assert type(received) is payloads.ExceptionNeedsTwoArgs
     assert (received.args, received.first, received.second) == (("1 and 2",), 1, 2)
+
+
+def test_what_does_not_pickle_in_an_exception_is_text_and_the_rest_stays():
+    """The error of ``urlopen`` holds its open connection: code and message travel, and it can be shown."""
+    error = urllib.error.HTTPError("http://host", 503, "Busy", {"Retry-After": "7"}, io.BufferedReader(io.BytesIO()))
+    received = decode_error(OUT, encode_error(BACK, error))
+    assert type(received) is urllib.error.HTTPError
+    assert (received.code, received.msg, received.hdrs) == (503, "Busy", {"Retry-After": "7"})
+    assert str(received) == "HTTP Error 503: Busy"
+    assert "BufferedReader" in received.fp
+    assert received.__notes__[0].startswith("came as text, not being picklable: ")
+
+    error = ValueError(1, threading.Lock())
+    received = decode_error(OUT, encode_error(BACK, error))
+    assert received.args[0] == 1
+    assert "lock" in received.args[1]
+
+
+class SelfishError(Exception):
+    """Cannot be made from its arguments, and holds itself."""
+
+    def __init__(self) -> None:
+        super().__init__("no argument is taken")
+        self.myself, self.code = self, 5
+
+
+def test_what_does_not_unpickle_in_an_exception_is_text_and_the_rest_stays():
+    """Though it pickles."""
+    received = decode_error(OUT, encode_error(BACK, SelfishError()))
+    assert type(received) is SelfishError
+    assert (received.args, received.code) == (("no argument is taken",), 5)
+    assert "SelfishError" in received.myself

@@ -9,11 +9,14 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import pytest
 
 from amorsize_executor import (
     AdaptiveExecutor,
+    CheckpointManager,
+    CheckpointPolicy,
     DeadLetterQueue,
     DLQEntry,
     DLQFormat,
@@ -177,6 +180,21 @@ def test_an_error_that_cannot_be_shown_is_kept(queue, policy):
     assert stored(policy)[0].error_type == "BrokenError"
 
 
+def test_an_error_that_refuses_questions_is_kept(queue, policy):
+    """One whose ``__getattr__`` fails cannot be asked for its notes; where it was raised is known all the same."""
+
+    class ClosedError(Exception):
+        def __getattr__(self, name):
+            raise RuntimeError(name)
+
+    wrapped = OSError()
+    wrapped.__cause__ = ClosedError()
+    for error in (ClosedError(), wrapped):
+        queue.add(1, failure(error))
+    assert [entry.error_type for entry in stored(policy)] == ["ClosedError", "OSError"]
+    assert all("raise_error" in entry.traceback for entry in stored(policy))
+
+
 def test_texts_with_bytes_that_are_no_characters_are_kept(queue, policy):
     """As an error has them that names such a file; the item comes back as it was."""
     name = "caf\udcff"
@@ -253,6 +271,13 @@ def test_wrong_policies_are_refused(options):
         DLQPolicy(**options)
 
 
+@pytest.mark.parametrize("make", [DeadLetterQueue, CheckpointManager])
+def test_a_directory_is_no_policy(make):
+    """The error names the parameter, and nothing is made."""
+    with pytest.raises(InvalidParameterTypeError, match="policy='somewhere': must be a"):
+        make("somewhere")
+
+
 def test_entries_are_dictionaries_and_back():
     """What has a default may be missing."""
     entry = DLQEntry(1, "ValueError", "x", 1.5)
@@ -320,6 +345,22 @@ def test_a_failed_save_leaves_the_old_file(queue, tmp_path, monkeypatch):
     with pytest.raises(StorageError, match="No space left"):
         queue.save(path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("column", "content"), [("item", b'{"$tup\xff'), ("item", b"{"), ("metadata", "{"), ("style", "itxm")]
+)
+def test_a_damaged_entry_does_not_hide_the_others(queue, policy, column, content):
+    """It is listed, it stays in the store, and its arguments are not guessed at."""
+    for number in range(3):
+        queue.add(number, ValueError(number))
+    queue.journal.write([(f"UPDATE entries SET {column} = ? WHERE number = 2", (content,))])  # noqa: S608
+    assert [row["shown"] for row in queue.stored()] == ["0", "1", "2"]
+    with DeadLetterQueue(policy) as other:
+        assert other.load() == 3
+        replay = replay_failed_items(other, str)
+        assert replay.results == (["0", "1", "2"] if column == "metadata" else ["0", "2"])
+        assert len(other.stored()) == len(replay.still_failed) == 3 - len(replay.results)
 
 
 def test_lines_are_imported_into_the_store(queue, policy, tmp_path):
@@ -434,6 +475,33 @@ def test_where_failures_cannot_be_kept_calls_are_refused():
     layer.close()
 
 
+def test_a_program_that_is_run_again_keeps_the_latest_failure_of_each_call(policy, tmp_path):
+    """With a checkpoint: what failed twice is kept once, and what has succeeded at last is kept no more."""
+    checkpoint = CheckpointPolicy(tmp_path / "checkpoints", checkpoint_name="run")
+    marker = tmp_path / "service is up"
+    for run in (1, 2, 3):
+        with AdaptiveExecutor(max_workers=1, checkpoint=checkpoint, dead_letters=policy) as executor:
+            failed = [executor.submit(payloads.raise_value_error, "no key, no identity").exception()]
+            failed += executor.imap(Path.read_text, [marker] * 3, on_error="return")
+        if run < 3:
+            assert [type(error) for error in failed] == [ValueError] + [FileNotFoundError] * 3
+            kinds = sorted(entry.error_type for entry in stored(policy))
+            assert kinds == ["FileNotFoundError"] * 3 + ["ValueError"] * run
+        if run == 2:
+            marker.write_text("text", encoding="ascii")
+    assert failed[1:] == ["text"] * 3
+    assert [entry.error_type for entry in stored(policy)] == ["ValueError"] * 3
+
+
+def test_other_data_at_the_same_place_of_a_map_are_another_dead_letter(policy, tmp_path):
+    """What an earlier run left is not erased by what has nothing to do with it."""
+    checkpoint = CheckpointPolicy(tmp_path / "checkpoints", checkpoint_name="run")
+    for item in ("old", "new"):
+        with AdaptiveExecutor(max_workers=1, checkpoint=checkpoint, dead_letters=policy) as executor:
+            list(executor.imap(payloads.raise_value_error, [item], on_error="skip"))
+    assert [entry.item for entry in stored(policy)] == ["old", "new"]
+
+
 def test_an_executor_keeps_what_has_failed_for_good(policy):
     """Exceptions with the worker's traceback, and calls that kill workers; futures fail all the same."""
     with AdaptiveExecutor(max_workers=2, middleware=[layer_of(policy)]) as executor:
@@ -498,6 +566,14 @@ def test_what_succeeds_leaves_and_what_fails_again_stays(three, policy):
     assert "in half" in failed.traceback
 
 
+@pytest.mark.parametrize("wrong", [{"dlq": "dlq"}, {"func": None}, {"clear_on_success": "no"}, {"executor": 3}])
+def test_wrong_arguments_of_a_replay_are_named_before_anything_runs(three, wrong):
+    """A text that is true would have cleared the queue."""
+    with pytest.raises(InvalidParameterTypeError, match=f"{next(iter(wrong))}="):
+        replay_failed_items(**{"dlq": three, "func": abs, **wrong})
+    assert three.size() == 3
+
+
 def test_a_trial_replay_changes_nothing(three, policy):
     """With ``clear_on_success=False`` queue and store stay as they are."""
     before = three.get_entries()
@@ -549,6 +625,23 @@ def test_a_replay_that_breaks_off_loses_nothing(three, policy):
     with Breaking(1) as pool, pytest.raises(BrokenProcessPool):
         replay_failed_items(three, payloads.identity, executor=pool)
     assert [entry.item for entry in stored(policy)] == [6]
+
+
+def test_a_slow_call_does_not_keep_what_has_succeeded_in_the_store(three, policy, monkeypatch):
+    """An entry leaves when its own call has succeeded; the results are in the order of the entries all the same."""
+    first, *others = [entry.item for entry in three.get_entries()]
+    is_alone, remove = threading.Event(), three.remove
+
+    def removing(entry):
+        remove(entry)
+        if [left.item for left in stored(policy)] == [first]:
+            is_alone.set()
+
+    monkeypatch.setattr(three, "remove", removing)
+    with ThreadPoolExecutor(2) as pool:
+        replay = replay_failed_items(three, lambda item: is_alone.wait(10) if item == first else item, executor=pool)
+    assert replay.results == [True, *others]
+    assert [entry.item for entry in replay.succeeded] == [first, *others]
 
 
 def test_arguments_that_are_lost_are_not_replayed(tmp_path):

@@ -250,6 +250,25 @@ def test_a_damaged_database_is_a_clear_error(make, path):
     journal.close()
 
 
+@pytest.mark.parametrize("name", [b"number", b"things"])
+def test_a_damaged_name_in_the_schema_is_a_clear_error(make, path, name):
+    """SQLite quotes it in its message, and that is no text then."""
+    make().close()
+    content = path.read_bytes()
+    path.write_bytes(content.replace(name, b"\x9e" * len(name)))
+    journal = Journal(path, KIND)
+    with pytest.raises(StorageError):
+        journal.read("SELECT number FROM things")
+    journal.close()
+
+
+def test_a_damaged_text_does_not_hide_its_row(make):
+    """It is read with a mark in the place of what is no character."""
+    journal = make()
+    journal.write([("INSERT INTO things VALUES (1, CAST(? AS TEXT))", (b"a\xffb",))])
+    assert journal.read("SELECT number, content FROM things") == [(1, "a\ufffdb")]
+
+
 def test_a_directory_that_cannot_be_written_is_a_clear_error():
     """It names the directory."""
     with pytest.raises(StorageError, match="the directory cannot be used"):
@@ -262,13 +281,60 @@ def test_a_file_that_can_only_be_read_is_a_clear_error(make, path, monkeypatch):
     connect = sqlite3.connect
 
     def read_only(where, **options):
-        return connect(f"file:{where}?mode=ro", uri=True, **options)
+        return connect(f"file:{where}?mode=ro", **{**options, "uri": True})
 
     monkeypatch.setattr(sqlite3, "connect", read_only)
     journal = Journal(path, KIND)
     with pytest.raises(StorageError, match="cannot be written"):
         journal.write([(INSERT, (1, b"a"))])
     journal.close()
+
+
+@pytest.fixture
+def sealed(make, path, monkeypatch):
+    """Return a journal of one row where nothing can be made, as on a read-only mount; root can write anywhere else."""
+    journal = make()
+    journal.write([(INSERT, (1, b"a"))])
+    journal.close()
+    path.parent.chmod(0o500)
+    monkeypatch.setattr(place.os, "access", lambda where, _mode: where != path.parent)
+    connect = sqlite3.connect
+
+    refusal = sqlite3.OperationalError("unable to open database file")
+
+    def refusing(where, **options):
+        if "immutable" not in str(where):
+            raise refusal
+        return connect(where, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", refusing)
+    journal = Journal(path, KIND)
+    yield journal
+    journal.close()
+    path.parent.chmod(0o700)
+
+
+def test_where_nothing_can_be_written_it_can_be_read(sealed):
+    """Writing is still a clear error."""
+    for _ in range(2):
+        assert sealed.read("SELECT * FROM things") == [(1, b"a")]
+        with pytest.raises(StorageError, match="cannot be opened"):
+            sealed.write([(INSERT, (2, b"b"))])
+
+
+def test_where_nothing_can_be_written_the_checks_are_the_same(sealed, path):
+    """A log beside the file may hold more than the file, a foreign one nothing, and others' files are not trusted."""
+    path.chmod(0o620)
+    with pytest.raises(StorageError, match="written by others"):
+        sealed.read("SELECT * FROM things")
+    path.chmod(0o600)
+    with pytest.raises(StorageError, match="something else"):
+        Journal(path, JournalKind(1, 1, KIND.schema)).read("SELECT * FROM things")
+    path.parent.chmod(0o700)
+    path.with_name(path.name + "-wal").touch(0o600)
+    path.parent.chmod(0o500)
+    with pytest.raises(StorageError, match="cannot be opened"):
+        sealed.read("SELECT * FROM things")
 
 
 def test_nothing_is_opened_that_others_can_write(make, path):
