@@ -54,6 +54,8 @@ class WorkerLost(NamedTuple):
     suspect: bool
 
     def __str__(self) -> str:
+        if not self.pid:
+            return f"worker {self.worker} could not be started: its zygote died"
         how = describe_exit(self.exit_status) if self.by_itself else "died with its zygote"
         return f"worker {self.worker} (pid {self.pid}) {how}"
 
@@ -68,21 +70,15 @@ class ZygoteLost(NamedTuple):
         return f"the zygote (pid {self.pid}) died; workers are forked by {self.replaced_by} from now on"
 
 
-class PlanChanged(NamedTuple):
-    """The tuner decided otherwise than before."""
-
-    what: str
-    before: str
-    after: str
-    reason: str
-
-
 class CallTimedOut(NamedTuple):
     """A call ran longer than its timeout, so its worker was stopped."""
 
     worker: int
     pid: int
     seconds: float
+
+    def __str__(self) -> str:
+        return f"worker {self.worker} (pid {self.pid}) is stopped: a call took longer than {say_seconds(self.seconds)}"
 
 
 class CircuitChanged(NamedTuple):
@@ -96,9 +92,7 @@ class CircuitChanged(NamedTuple):
         return f"a circuit breaker is {self.after} after it was {self.before} ({self.failures} failures)"
 
 
-Event = (
-    PoolStarted | WorkerStarted | WorkerRetired | WorkerLost | ZygoteLost | PlanChanged | CallTimedOut | CircuitChanged
-)
+Event = PoolStarted | WorkerStarted | WorkerRetired | WorkerLost | ZygoteLost | CallTimedOut | CircuitChanged
 Listener = Callable[[Event], None]
 
 LEVELS: dict[type, int] = {

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from amorsize_executor import events as ev
 from amorsize_executor.backends.registry import choose_backend, choose_context, leave_to_worker, stays_in_worker
@@ -446,6 +446,10 @@ class AdaptiveExecutor(CallingExecutor):
             self.shutdown(wait=True)
             raise
         return None
+
+    def __reduce__(self) -> NoReturn:
+        message = "an executor cannot be pickled: make another one where the call runs"
+        raise TypeError(message)
 
     def terminate_workers(self) -> None:
         """End all workers now, cancel what waits, and shut down without waiting."""

@@ -65,8 +65,11 @@ def check_wait(name: str, value: Any) -> None:
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """Raise unless ``value`` is one of the words in ``choices``."""
-    if not isinstance(value, str) or value not in choices:
-        raise InvalidParameterError(name, value, "must be one of " + ", ".join(map(repr, choices)))
+    rule = "must be one of " + ", ".join(map(repr, choices))
+    if not isinstance(value, str):
+        raise InvalidParameterTypeError(name, value, rule)
+    if value not in choices:
+        raise InvalidParameterError(name, value, rule)
 
 
 def check_flag(name: str, value: Any) -> None:

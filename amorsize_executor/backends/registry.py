@@ -9,7 +9,7 @@ from typing import Any
 
 from amorsize_executor import system
 from amorsize_executor.backends.base import Backend
-from amorsize_executor.errors import InvalidParameterError, UnsupportedOptionError
+from amorsize_executor.errors import InvalidParameterError, InvalidParameterTypeError, UnsupportedOptionError
 from amorsize_executor.events import logger
 from amorsize_executor.worker import main as worker_main
 
@@ -52,7 +52,7 @@ def choose_backend(
 
         return ProcessBackend(mp_context, initializer, initargs)
     rule = "must be one of " + ", ".join(map(repr, NAMES)) + ", or an Executor" + _HINTS.get(str(backend), "")
-    raise InvalidParameterError("backend", backend, rule)
+    raise (InvalidParameterError if isinstance(backend, str) else InvalidParameterTypeError)("backend", backend, rule)
 
 
 def choose_context(

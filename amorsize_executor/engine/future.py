@@ -7,7 +7,7 @@ from _thread import RLock
 from collections import deque
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, PENDING, RUNNING
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from amorsize_executor.wire.functions import FULL, Function
 
@@ -63,6 +63,10 @@ class CallFuture(Future):  # type: ignore[type-arg]
         self._engine = engine
         self._span: Span | None = None
         self.is_held = False  # in a back-off, where a running call can be cancelled; guarded by _condition
+
+    def __reduce__(self) -> NoReturn:
+        message = "a future cannot be pickled: it belongs to its executor's process"
+        raise TypeError(message)
 
     def result(self, timeout: float | None = None) -> Any:
         """Return the call's value, waiting for it at most ``timeout`` seconds (None: for ever).

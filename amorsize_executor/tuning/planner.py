@@ -498,7 +498,10 @@ class Tuner:
         """Say what was predicted for a function last; without a prediction, what is known in general."""
         forecast = self._forecasts.get(key)
         if forecast is None:
-            return self._reason
+            profile = self._profiles.get(key)
+            if profile is None or not profile.calls:
+                return self._reason
+            return f"Calls take {say_seconds(profile.call_s)}: their caller ran them while it waited for the results."
         call_s, calls, serial_s, parallel_s = forecast
         times = f"{say_seconds(serial_s)} here and {say_seconds(parallel_s)} in workers"
         return f"Calls take {say_seconds(call_s)}: {calls:,} more would take {times}."

@@ -10,6 +10,7 @@ import traceback
 
 import pytest
 
+from amorsize_executor import AdaptiveExecutor
 from tests import payloads
 from tests.contract.modes import in_contexts_too, only_crossing
 
@@ -450,3 +451,14 @@ def raise_timeout_if_odd(number):
         message = "mine"
         raise concurrent.futures.TimeoutError(message)
     return number
+
+
+def test_executors_and_futures_say_why_they_do_not_travel():
+    """Whether as an argument or in a closure."""
+    with AdaptiveExecutor(1, isolate=True) as executor:
+        future = executor.submit(abs, -1)
+        assert future.result() == 1
+        with pytest.raises(TypeError, match="a future cannot be pickled"):
+            executor.submit(id, future).result()
+        with pytest.raises(TypeError, match="an executor cannot be pickled"):
+            executor.submit(lambda: executor.submit(abs, 1)).result()
