@@ -14,6 +14,7 @@ from amorsize_executor.records import Experience, Lane, Measurement
 from amorsize_executor.storage import memory as memory_module
 from amorsize_executor.storage.identity import identify_definition
 from amorsize_executor.storage.memory import Memory
+from amorsize_executor.tuning.planner import Tuner
 from tests import payloads
 
 MEASURED = Measurement(40, 0.4, 0.1, 0.3, 0.004, 0.02, 100, 200, 300, Lane.PROCESSES)
@@ -135,6 +136,14 @@ def test_a_spoilt_row_is_not_used(remember, path, caplog, change):
 # --- executors ---
 
 
+@pytest.fixture
+def begun(monkeypatch):
+    """Return a list of what executors begin with something known of."""
+    keys, begin_with = [], Tuner.begin_with
+    monkeypatch.setattr(Tuner, "begin_with", lambda *args: (keys.append(args[1]), begin_with(*args)))
+    return keys
+
+
 def decisions_of(executor):
     """Return what was decided, and why."""
     return [(entry.what, entry.after, entry.reason) for entry in executor.decisions()]
@@ -160,20 +169,20 @@ def test_an_executor_that_ran_nothing_makes_no_file(path):
     assert not path.exists()
 
 
-def test_what_does_not_change_is_still_known_two_runs_later(path):
+def test_what_does_not_change_is_still_known_two_runs_later(path, begun):
     """A run without the function forgets nothing."""
     for function in (payloads.square, payloads.identity, payloads.square):
         with AdaptiveExecutor(memory=path, isolate=True) as executor:
             executor.submit(function, 1).result()
-    assert executor._engine.tuner.profile(payloads.square.__code__).remembered == 1
+    assert begun == [payloads.square.__code__]
 
 
-def test_workers_of_another_kind_begin_anew(path):
+def test_workers_of_another_kind_begin_anew(path, begun):
     """What threads took says little of processes."""
-    for options, calls in (({"isolate": True}, 0), ({"backend": "thread"}, 0), ({"isolate": True}, 1)):
+    for options, times in (({"isolate": True}, 0), ({"backend": "thread"}, 0), ({"isolate": True}, 1)):
         with AdaptiveExecutor(memory=path, **options) as executor:
             executor.submit(payloads.square, 1).result()
-        assert executor._engine.tuner.profile(payloads.square.__code__).remembered == calls
+        assert begun == [payloads.square.__code__] * times
 
 
 def test_an_end_that_fails_ends_all_the_same(path, monkeypatch, caplog):
@@ -188,14 +197,13 @@ def test_an_end_that_fails_ends_all_the_same(path, monkeypatch, caplog):
     assert "OverflowError" in caplog.text
 
 
-def test_views_remember_too(path):
+def test_views_remember_too(path, begun):
     """And functions that only a map has met."""
-    for remembered in (0, 1):
+    for remembered in ([], [payloads.square.__code__, payloads.identity.__code__]):
         with AdaptiveExecutor(memory=path, isolate=True) as executor:
             view = executor.options(priority=1)
             assert (view.submit(payloads.square, 2).result(), *view.map(payloads.identity, [1])) == (4, 1)
-        profiles = [executor._engine.tuner.profile(f.__code__) for f in (payloads.square, payloads.identity)]
-        assert [profile.remembered for profile in profiles] == [remembered] * 2
+        assert begun == remembered
 
 
 def test_a_memory_that_cannot_be_used_is_told_at_once(tmp_path):
