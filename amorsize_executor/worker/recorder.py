@@ -164,11 +164,12 @@ class PipeRecorder:
         buffers: list[pickle.PickleBuffer] = []
         try:
             data = self._codec.dumps(value, buffers)
+            aside = set_aside(buffers, self._pool)
+            # A call may go on with what it has returned, and write under a read-only view: what travels later is
+            # copied now, as a pickle would.
+            raws = [bytes(raw) for raw in aside.raws]
         except BaseException as error:  # noqa: BLE001 - a result that cannot travel is the call's error
             return self._encode_error(error, 0, ERROR)
-        aside = set_aside(buffers, self._pool)
-        # A call may go on with what it has returned: what travels later is copied now, as a pickle would.
-        raws = [raw if raw.readonly else memoryview(bytes(raw)) for raw in aside.raws]
         self._count_bytes(len(data) + aside.nbytes)
         return Encoded((VALUE, len(data), *aside.layout), [data, *raws], aside.placed)
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from amorsize_executor.wire import framing
-from amorsize_executor.wire.codec import Codec
+from amorsize_executor.wire.codec import OUT_OF_BAND_BYTES, Codec
 from amorsize_executor.worker.recorder import MOST_BYTES, PipeRecorder
 
 NEVER_NS = 1 << 60
@@ -79,6 +79,19 @@ def test_results_are_snapshots(recorder, sent):
         found.append(pickle.loads(data[:size]))
         data = data[size:]
     assert found == [[0], [0, 1], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("show", [bytearray, lambda shared: memoryview(shared).toreadonly()])
+def test_results_beside_the_pickle_are_snapshots(recorder, sent, show):
+    """What is read-only to who gets it may still be written to by the next call."""
+    shared = bytearray(OUT_OF_BAND_BYTES)
+    for number in range(2):
+        shared[0] = number
+        recorder.value(pickle.PickleBuffer(show(shared)), time.monotonic_ns())
+    recorder.end_chunk(1, 7, 0)
+    ((_first, _count, layout, _end, data),) = sent.frames
+    assert [abs(size) // OUT_OF_BAND_BYTES for _failed, _size, size in layout] == [1, 1]
+    assert [data[layout[0][1]], data[layout[0][1] + OUT_OF_BAND_BYTES + layout[1][1]]] == [0, 1]
 
 
 def test_values_and_errors_keep_their_order(recorder, sent):
