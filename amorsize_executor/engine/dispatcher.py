@@ -13,6 +13,7 @@ a user's callbacks; a caller that helps takes it for the moment of claiming call
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -178,8 +179,11 @@ class Engine:
         Raises:
             RuntimeError: The executor has ended meanwhile; a ``BrokenProcessPool`` if it was broken.
         """
-        while not self.is_started and self._intake and not self._is_wanted(self._intake[0]):
-            self._intake.popleft()
+        for entry in () if self.is_started else self._intake.copy():
+            if self._is_wanted(entry):
+                break
+            with contextlib.suppress(ValueError):  # another thread has removed it
+                self._intake.remove(entry)
         self._intake.append(span)
         if self._is_closing or self.has_ended:
             try:
