@@ -323,9 +323,7 @@ class ZygoteSpawner:
     def _refused(self, worker: int, errno: int) -> None:
         """The system has no room for another process."""
         if worker == _TWIN:
-            if self._twin is not None:
-                _let_go(self._twin)
-            self._twin = None  # the next spawn tries again
+            self._twin_is_gone()  # the next spawn tries again
             return
         self._events.spawn_refused(worker, os.strerror(errno))
         self._ended(worker, None, by_itself=True)
@@ -333,13 +331,16 @@ class ZygoteSpawner:
     # --- the zygote's own death ---
 
     def _twin_ended(self) -> None:
+        self._twin_is_gone()
+        if not self._is_closing:
+            self._make_twin()
+
+    def _twin_is_gone(self) -> None:
         twin, self._twin = self._twin, None
         if twin is not None:
             _let_go(twin)
         if self._is_closing:
             self._close_zygote()
-        else:
-            self._make_twin()
 
     def _zygote_ended(self, zygote: _Zygote) -> None:
         self._hear(zygote)
@@ -394,9 +395,6 @@ class ZygoteSpawner:
             self._close_zygote()
 
     def _close_zygote(self) -> None:
-        if self._twin is not None:
-            _let_go(self._twin)
-            self._twin = None
         if self._zygote.has_orders:
             hang_up(self._zygote.control)
         else:  # it has nothing to clean up, and may not even be up
