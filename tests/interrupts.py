@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,13 +14,14 @@ PACKAGE = str(Path(amorsize_executor.__file__).parent)
 
 
 class Interrupter:
-    """Raises KeyboardInterrupt at one passage of one point of the package, in this thread; or counts all passages.
+    """Sends SIGINT at one passage of one point of the package, in this thread; or counts all passages.
 
     A point is (file, line, what has happened there).
     """
 
     def __init__(self, target=None):
         self._target = target
+        self._pid = os.getpid()
         self.passages = Counter()
 
     def __enter__(self):
@@ -35,7 +38,8 @@ class Interrupter:
         self.passages[point] += 1
         if (point, self.passages[point]) == self._target:
             sys.setprofile(None)
-            raise KeyboardInterrupt
+            if os.getpid() == self._pid:
+                signal.raise_signal(signal.SIGINT)
 
 
 def points_of(act, most=1):

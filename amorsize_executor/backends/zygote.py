@@ -117,7 +117,11 @@ class ZygoteSpawner:
         """Make the zygote. Runs in: the caller's thread, before any thread of ours exists."""
         self._reactor, self._events, self._emit = reactor, events, emit
         self._board = ControlBoard()
-        self._zygote = self._start()
+        try:
+            self._zygote = self._start()
+        except BaseException:
+            self._board.close()
+            raise
         self._watch(self._zygote)
         emit(ev.PoolStarted(self.how))
 
@@ -147,10 +151,13 @@ class ZygoteSpawner:
             if pid == 0:
                 ours.close()
                 become_zygote(theirs, ancestry, None if self._initargs else set(tracker()))
+        except OSError:
+            ours.close()
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        theirs.close()
-        os.close(parent_pidfd)
+            theirs.close()
+            os.close(parent_pidfd)
         self.codec = Codec(snapshot, into_worker=True)
         self.how = "forked from this process"
         return _Zygote(ours, pid, os.pidfd_open(pid), is_child=True)
@@ -163,13 +170,18 @@ class ZygoteSpawner:
         code = f"from amorsize_executor.worker.zygote import main; main({theirs.fileno()})"
         root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         command = f"import sys; sys._amorsize_zygote = True; sys.path.insert(0, {root!r}); {code}"
-        popen = subprocess.Popen(  # noqa: S603 - our own interpreter and code
-            [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", command],  # type: ignore[attr-defined]
-            pass_fds=[theirs.fileno(), self._board.handle, *descriptors, *tracker()],
-            stdin=subprocess.DEVNULL,
-            env={**one_thread_each(), **os.environ},
-        )
-        theirs.close()
+        try:
+            popen = subprocess.Popen(  # noqa: S603 - our own interpreter and code
+                [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", command],  # type: ignore[attr-defined]
+                pass_fds=[theirs.fileno(), self._board.handle, *descriptors, *tracker()],
+                stdin=subprocess.DEVNULL,
+                env={**one_thread_each(), **os.environ},
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         authkey = bytes(multiprocessing.current_process().authkey)
         meta: tuple[Any, ...] = (
             os.getpid(),

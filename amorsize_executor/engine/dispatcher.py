@@ -29,6 +29,7 @@ from amorsize_executor.backends.base import FLUSH_NS, Backend, ChunkReport
 from amorsize_executor.engine.balance import Balance
 from amorsize_executor.engine.crew import Worker
 from amorsize_executor.engine.helper import PATIENCE_S, Claim, Helper
+from amorsize_executor.engine.interrupts import interrupts_waiting
 from amorsize_executor.engine.losses import Losses
 from amorsize_executor.engine.reactor import EventLoop
 from amorsize_executor.engine.span import Span, WorkQueue
@@ -122,7 +123,7 @@ class Engine:
         """Open the backend in this thread and start the dispatcher; at the first call only."""
         if self.is_started:
             return
-        with self._start_lock:
+        with self._start_lock, interrupts_waiting():
             # In one line: a signal handler that submits may come between any two.
             was_starting, self._is_starting = self._is_starting, True
             if self.is_started or was_starting:

@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 
 from amorsize_executor import AdaptiveExecutor
+from amorsize_executor.backends import zygote
 from amorsize_executor.engine import dispatcher, helper, reactor, span, stream
 from tests import payloads
 from tests.interrupts import interrupt as interrupt_at
@@ -187,6 +188,25 @@ def test_interrupts_while_a_call_is_taken_from_the_queue():
             future = submit(executor)
             interrupt_at(future.result, point)
             assert in_time(future.result) == 4, point
+            assert executor.submit(payloads.square, 3).result(LIMIT_S) == 9, point
+            in_time(executor.shutdown)
+
+
+@pytest.mark.parametrize("is_forked", [True, False], ids=["forked", "clean"])
+def test_interrupts_while_all_is_started(monkeypatch, is_forked):
+    """Ctrl-C waits until processes and thread are there; so the executor knows of all, goes on and ends."""
+    monkeypatch.setattr(zygote, "may_fork", lambda: is_forked)
+
+    def submit_first():
+        with AdaptiveExecutor(max_workers=1) as executor:
+            executor.submit(payloads.square, 1)
+
+    starting = (zygote.__file__, reactor.__file__)
+    points = [point for point in points_of(submit_first) if point[0][0] in starting]
+    assert len(points) > 20
+    for point in points:
+        with AdaptiveExecutor(max_workers=1) as executor:
+            interrupt_at(lambda: executor.submit(payloads.square, 2), point)
             assert executor.submit(payloads.square, 3).result(LIMIT_S) == 9, point
             in_time(executor.shutdown)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
 import socket
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -24,6 +26,19 @@ def loop():
     loop.open()
     yield loop
     loop.close()
+
+
+@pytest.mark.parametrize("way", ["fork", "Popen"])
+def test_no_room_for_a_zygote(loop, monkeypatch, way):
+    """The first call fails with the system's error, and nothing is left of the attempt."""
+
+    def refuse(*_args, **_options):
+        raise OSError(errno.EAGAIN, "no room")
+
+    monkeypatch.setattr(zygote, "may_fork", lambda: way == "fork")
+    monkeypatch.setattr(*{"fork": (os, "fork"), "Popen": (subprocess, "Popen")}[way], refuse)
+    with pytest.raises(OSError, match="no room"):
+        ZygoteSpawner(None, (), 0).open(loop, SimpleNamespace(), lambda _event: None)
 
 
 def test_a_twin_that_is_refused_while_all_is_closed(loop):
