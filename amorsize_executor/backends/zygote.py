@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import signal
@@ -22,7 +23,7 @@ from amorsize_executor.wire import framing
 from amorsize_executor.wire.codec import Codec
 from amorsize_executor.wire.main_module import MainSnapshot
 from amorsize_executor.worker.control_word import SLOTS, ControlBoard
-from amorsize_executor.worker.zygote import REAPED, REFUSED, SPAWN, SPAWNED, TWIN, Ancestry, become_zygote
+from amorsize_executor.worker.zygote import REAPED, REFUSED, SPAWN, TWIN, Ancestry, become_zygote
 
 _TWIN_AFTER_S = 0.1  # an executor that has ended by then was spared a process
 _TWIN = -1  # the worker id under which a zygote reports its twin
@@ -224,7 +225,10 @@ class ZygoteSpawner:
             self._make_twin()
 
     def _make_twin(self) -> None:
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError:  # no descriptor is left; the next spawn tries again
+            return
         self._twin = _Zygote(ours)
         self._order(self._zygote, TWIN, _TWIN, 0, theirs)
 
@@ -270,13 +274,17 @@ class ZygoteSpawner:
             zygote.pidfds += descriptors
             *lines, zygote.pending = (zygote.pending + data).split(b"\n")
             for report in lines:
-                kind, worker, value = map(int, report.split())
-                if kind == SPAWNED:
-                    self._spawned(worker, value, zygote.pidfds.pop(0))
-                elif kind == REAPED:
-                    self._ended(worker, value, by_itself=True)
-                elif kind == REFUSED:
-                    self._refused(worker, value)
+                self._take_report(zygote, *map(int, report.split()))
+
+    def _take_report(self, zygote: _Zygote, kind: int, worker: int, value: int) -> None:
+        if kind == REAPED:
+            self._ended(worker, value, by_itself=True)
+        elif kind == REFUSED:
+            self._refused(worker, value)
+        elif zygote.pidfds:
+            self._spawned(worker, value, zygote.pidfds.pop(0))
+        else:  # there was no descriptor left for it; it ends as its link is closed
+            self._refused(worker, errno.EMFILE)
 
     def _spawned(self, worker: int, pid: int, pidfd: int) -> None:
         if worker == _TWIN:
@@ -332,19 +340,20 @@ class ZygoteSpawner:
         os.close(pidfd)
         self._finish_when_alone()
 
-    def _refused(self, worker: int, errno: int) -> None:
+    def _refused(self, worker: int, reason: int) -> None:
         """The system has no room for another process."""
         if worker == _TWIN:
             self._twin_is_gone()  # the next spawn tries again
             return
-        self._events.spawn_refused(worker, os.strerror(errno))
+        self._events.spawn_refused(worker, os.strerror(reason))
         self._ended(worker, None, by_itself=True)
 
     # --- the zygote's own death ---
 
     def _twin_ended(self) -> None:
+        was_known = self._twin is not None
         self._twin_is_gone()
-        if not self._is_closing:
+        if was_known and not self._is_closing:
             self._make_twin()
 
     def _twin_is_gone(self) -> None:

@@ -32,6 +32,7 @@ from amorsize_executor.engine.helper import PATIENCE_S, Claim, Helper
 from amorsize_executor.engine.interrupts import interrupts_waiting
 from amorsize_executor.engine.losses import Losses
 from amorsize_executor.engine.reactor import EventLoop
+from amorsize_executor.engine.relief import BlockWatch
 from amorsize_executor.engine.span import Span, WorkQueue
 from amorsize_executor.engine.stream import Stream
 from amorsize_executor.records import Measurement
@@ -42,7 +43,6 @@ from amorsize_executor.wire.functions import Function, FunctionTable
 if TYPE_CHECKING:
     from amorsize_executor.engine.gate import Gate
     from amorsize_executor.engine.pipeline import Pipeline
-    from amorsize_executor.engine.relief import BlockWatch
 
 _TICK_S = 0.005
 MOST_WORKERS = 1000  # lines on a control board, less some for those that are just ending
@@ -101,7 +101,7 @@ class Engine:
         self.losses = Losses(self)
         self._balance = Balance(self)
         self._gate: Gate | None = None
-        self._blocked: BlockWatch | None = None
+        self._blocked = BlockWatch()
         self._is_watching = False
         self._relieved = 0
         self._last_worker = 0
@@ -424,10 +424,6 @@ class Engine:
         room = min(min(self.tuner.most_workers, self._room) - len(crew), len(crew), waiting)
         if room <= 0:
             return
-        if self._blocked is None:
-            from amorsize_executor.engine.relief import BlockWatch  # noqa: PLC0415 - few programs need it
-
-            self._blocked = BlockWatch()
         if self._blocked.all_blocked(crew, time.monotonic()):
             self._relieved = len(crew) + room  # which stay while calls wait, whatever the tuner says
             for _ in range(room):

@@ -28,13 +28,22 @@ def loop():
     loop.close()
 
 
+def refuse(*_args, **_options):
+    """Do as a system that has no room."""
+    raise OSError(errno.EAGAIN, "no room")
+
+
+def end(spawner, loop):
+    """Close a spawner."""
+    ended = []
+    spawner.close(lambda: ended.append(True))
+    while not ended:
+        loop.run(loop.wait())
+
+
 @pytest.mark.parametrize("way", ["fork", "Popen"])
 def test_no_room_for_a_zygote(loop, monkeypatch, way):
     """The first call fails with the system's error, and nothing is left of the attempt."""
-
-    def refuse(*_args, **_options):
-        raise OSError(errno.EAGAIN, "no room")
-
     monkeypatch.setattr(zygote, "may_fork", lambda: way == "fork")
     monkeypatch.setattr(*{"fork": (os, "fork"), "Popen": (subprocess, "Popen")}[way], refuse)
     with pytest.raises(OSError, match="no room"):
@@ -53,3 +62,40 @@ def test_a_twin_that_is_refused_while_all_is_closed(loop):
     while not ended:
         loop.run(loop.wait())
     theirs.close()
+
+
+def test_no_descriptor_for_a_twin(loop, monkeypatch):
+    """There is none until another worker is started."""
+    spawner = ZygoteSpawner(None, (), 0)
+    spawner.open(loop, SimpleNamespace(), lambda _event: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(zygote.socket, "socketpair", refuse)
+        spawner._bring_twin()
+    assert spawner._twin is None
+    end(spawner, loop)
+
+
+def test_no_descriptor_for_a_worker(loop, monkeypatch):
+    """A worker whose process cannot be told from others is sent away, as if the system had refused to make it."""
+    heard = []
+    events = SimpleNamespace(
+        worker_ready=lambda *_args: None,
+        spawn_refused=lambda worker, reason: heard.append((worker, reason)),
+        worker_died=lambda worker, *_args, **_options: heard.append((worker, "died")),
+    )
+    spawner = ZygoteSpawner(None, (), 0)
+    spawner.open(loop, events, lambda _event: None)
+    spawner.spawn(7)
+    receive = socket.recv_fds
+
+    def receive_without(*args):
+        data, descriptors, *rest = receive(*args)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return data, [], *rest
+
+    monkeypatch.setattr(zygote.socket, "recv_fds", receive_without)
+    while len(heard) < 2:
+        loop.run(loop.wait())
+    assert heard == [(7, os.strerror(errno.EMFILE)), (7, "died")]
+    end(spawner, loop)
