@@ -106,7 +106,7 @@ class SegmentPool:
         self._credit = _CREDIT
         self._is_open = True
         self.uses = 0
-        _sides.add(self)
+        _sides[id(self)] = self
 
     def __len__(self) -> int:
         return len(self._segments)
@@ -230,7 +230,7 @@ class SegmentMap:
         self._numbers = itertools.count()
         self._is_open = True
         self.opened = 0
-        _sides.add(self)
+        _sides[id(self)] = self
 
     @property
     def live(self) -> int:
@@ -351,18 +351,23 @@ def _descriptors_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 
 # --- Forks of this process --------------------------------------------------------------------------------------
 
-_sides: weakref.WeakSet[SegmentPool | SegmentMap] = weakref.WeakSet()
+_sides: weakref.WeakValueDictionary[int, SegmentPool | SegmentMap] = weakref.WeakValueDictionary()
+
+
+def _all_sides() -> list[SegmentPool | SegmentMap]:
+    # Other threads make some meanwhile, and references are listed in one step.
+    return [side for side in (reference() for reference in _sides.valuerefs()) if side is not None]
 
 
 def give_up_all() -> None:
     """Part what is in view from its segments, before a fork; and after it, for what another thread got in between."""
-    for side in list(_sides):
+    for side in _all_sides():
         if isinstance(side, SegmentMap):
             side.give_up()
 
 
 def _let_go_in_child() -> None:
-    for side in list(_sides):
+    for side in _all_sides():
         side.abandon()
     allowance.reset()
 

@@ -238,7 +238,7 @@ def test_a_global_that_has_ended_is_not_what_it_was(code, helped):
 
 
 def test_a_child_of_a_fork_begins_anew(main, helped):
-    """The lock that another thread held is there for good, and its call never ends; what is bound from now on counts."""
+    """Another thread held the lock and ran a call, and is not there: neither is waited for."""
     main.conn = "old"
     helped.begin(1, ("conn",))
     is_held, is_done = threading.Event(), threading.Event()

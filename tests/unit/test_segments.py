@@ -14,7 +14,7 @@ import pytest
 
 from amorsize_executor.wire import segments
 from amorsize_executor.wire.buffers import check_all_came
-from amorsize_executor.wire.segments import FREE, LARGE_BYTES, LOST, MOST, USED, Allowance, SegmentPool
+from amorsize_executor.wire.segments import FREE, LARGE_BYTES, LOST, MOST, USED, Allowance, SegmentMap, SegmentPool
 from tests.segments import LARGE, Pair, segments_mapped, segments_open
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs memfd")
@@ -252,6 +252,25 @@ def test_a_forked_child_keeps_no_segments(pair):
         os._exit(10 * segments_open() + segments_mapped())
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert pair.send(content(2)) == [content(2)]
+
+
+def test_sides_that_are_made_while_all_give_up(pair):
+    """Another thread may start a worker while one forks: all sides that there were part from their segments."""
+    (view,) = pair.send(content(1))
+    made = []
+
+    def make(_frame, event, _argument):
+        if event == "call":  # of whatever lists the sides
+            made.append(SegmentMap(memoryview(bytearray(MOST))))
+
+    sys.setprofile(make)
+    try:
+        segments.give_up_all()
+    finally:
+        sys.setprofile(None)
+    assert made
+    assert pair.flags[0] == LOST
+    assert view == content(1)
 
 
 def test_a_child_leaves_its_parents_flags_alone(pair):
