@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from amorsize_executor import events as ev
@@ -146,17 +146,16 @@ class ZygoteSpawner:
         ancestry = Ancestry(
             os.getpid(), parent_pidfd, self._board, snapshot, self._initializer, self._initargs, self._depth
         )
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # until the child has a handler of its own
         try:
-            pid = os.fork()
-            if pid == 0:
-                ours.close()
-                become_zygote(theirs, ancestry, None if self._initargs else set(tracker()))
+            with interrupts_blocked():
+                pid = os.fork()
+                if pid == 0:
+                    ours.close()
+                    become_zygote(theirs, ancestry, None if self._initargs else set(tracker()))
         except OSError:
             ours.close()
             raise
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             theirs.close()
             os.close(parent_pidfd)
         self.codec = Codec(snapshot, into_worker=True)
@@ -172,12 +171,13 @@ class ZygoteSpawner:
         root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         command = f"import sys; sys._amorsize_zygote = True; sys.path.insert(0, {root!r}); {code}"
         try:
-            popen = subprocess.Popen(  # noqa: S603 - our own interpreter and code
-                [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", command],  # type: ignore[attr-defined]
-                pass_fds=[theirs.fileno(), self._board.handle, *descriptors, *tracker()],
-                stdin=subprocess.DEVNULL,
-                env={**one_thread_each(), **os.environ},
-            )
+            with interrupts_blocked():
+                popen = subprocess.Popen(  # noqa: S603 - our own interpreter and code
+                    [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", command],  # type: ignore[attr-defined]
+                    pass_fds=[theirs.fileno(), self._board.handle, *descriptors, *tracker()],
+                    stdin=subprocess.DEVNULL,
+                    env={**one_thread_each(), **os.environ},
+                )
         except OSError:
             ours.close()
             raise
@@ -431,6 +431,16 @@ class ZygoteSpawner:
         self._board.close()
         self._initargs = ()
         then()
+
+
+@contextlib.contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Start a child that no Ctrl-C reaches before it has a handler of its own, and lets it through."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def hang_up(control: socket.socket) -> None:

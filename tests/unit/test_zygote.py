@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from amorsize_executor.backends import zygote
 from amorsize_executor.backends.zygote import ZygoteSpawner
 from amorsize_executor.engine.reactor import EventLoop
+from amorsize_executor.events import PoolStarted
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs pidfd")
 
@@ -98,4 +100,24 @@ def test_no_descriptor_for_a_worker(loop, monkeypatch):
     while len(heard) < 2:
         loop.run(loop.wait())
     assert heard == [(7, os.strerror(errno.EMFILE)), (7, "died")]
+    end(spawner, loop)
+
+
+def test_an_interrupt_as_a_zygote_starts_clean(loop, monkeypatch):
+    """Ctrl-C goes to the whole group of processes; the zygote, which has no handler yet, does not end by it."""
+
+    def start_and_interrupt(*args, **options):
+        process = popen(*args, **options)
+        process.send_signal(signal.SIGINT)
+        return process
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(zygote, "may_fork", lambda: False)
+    monkeypatch.setattr(subprocess, "Popen", start_and_interrupt)
+    spawner, heard = ZygoteSpawner(None, (), 0), []
+    spawner.open(loop, SimpleNamespace(), heard.append)
+    spawner._bring_twin()
+    while spawner._twin is None or not spawner._twin.pid:
+        loop.run(loop.wait())
+    assert [type(event) for event in heard] == [PoolStarted]
     end(spawner, loop)
