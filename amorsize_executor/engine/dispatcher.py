@@ -30,6 +30,7 @@ from amorsize_executor.engine.balance import Balance
 from amorsize_executor.engine.crew import Worker
 from amorsize_executor.engine.helper import PATIENCE_S, Claim, Helper
 from amorsize_executor.engine.interrupts import interrupts_waiting
+from amorsize_executor.engine.lifetime import is_ours
 from amorsize_executor.engine.losses import Losses
 from amorsize_executor.engine.reactor import EventLoop
 from amorsize_executor.engine.relief import BlockWatch
@@ -216,8 +217,9 @@ class Engine:
 
     def command(self, action: Callable[[], None]) -> None:
         """Have ``action`` done by the dispatcher, under the lock, after what was enqueued before."""
-        self._intake.append(action)
-        self.loop.wake()
+        if is_ours(self):  # a child of a fork has no dispatcher, and a thread that it has not may hold a lock of ours
+            self._intake.append(action)
+            self.loop.wake()
 
     def note_cancelled(self, future: Any) -> None:
         """A future was cancelled before its call travelled: forget the call and tell who waits."""
