@@ -31,8 +31,11 @@ class _NeedsValueError(Exception):
 def are_plain(items: Iterable[Any]) -> bool:
     """Tell whether all items are of exactly the builtin scalar types."""
     kinds = list(map(type, items))
-    # Most often they are of one type: a third faster than to look up each.
-    return not kinds or (kinds[0] in PLAIN and kinds.count(kinds[0]) == len(kinds)) or PLAIN.issuperset(kinds)
+    try:
+        # Most often they are of one type: a third faster than to look up each.
+        return not kinds or (kinds[0] in PLAIN and kinds.count(kinds[0]) == len(kinds)) or PLAIN.issuperset(kinds)
+    except Exception:  # noqa: BLE001 - see ``is_exactly``
+        return False
 
 
 class Codec:

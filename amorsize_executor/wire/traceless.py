@@ -14,7 +14,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from amorsize_executor.wire.codec import PLAIN
+from amorsize_executor.wire.codec import PLAIN, are_plain
 
 _PLAIN_BUILTINS = (
     *("abs", "ascii", "bin", "bool", "bytes", "chr", "complex", "divmod", "float", "hash", "hex", "int"),
@@ -68,7 +68,7 @@ def _is_straight(function: types.FunctionType) -> bool:
     return (
         _OPERATIONS.issuperset(code.co_code[::2])
         and _goes_forward(code.co_code)
-        and PLAIN.issuperset(map(type, kept))
+        and are_plain(kept)
         and all(_is_harmless_name(function, name) for name in code.co_names)
     )
 
@@ -84,7 +84,7 @@ def _is_harmless_name(function: types.FunctionType, name: str) -> bool:
         return False
     namespace = function.__globals__
     found = namespace[name] if name in namespace else getattr(builtins, name, None)
-    return type(found) in PLAIN or _is_harmless(found)
+    return are_plain((found,)) or _is_harmless(found)
 
 
 def _is_harmless(found: Any) -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 from amorsize_executor.wire import framing
 from amorsize_executor.wire.buffers import Layout, set_aside
 from amorsize_executor.wire.codec import PLAIN, Codec, are_plain
+from amorsize_executor.wire.reach import is_exactly
 from amorsize_executor.wire.segments import Placed, SegmentPool
 from amorsize_executor.wire.tracebacks import encode_error
 from amorsize_executor.worker.run_chunk import FRAMES_OF_OURS
@@ -77,7 +78,7 @@ class PipeRecorder:
         """Note a result."""
         now = time.monotonic_ns()
         self._meter.add(now - started_ns)
-        if type(value) in PLAIN:
+        if is_exactly(value, PLAIN):
             self._out.append(value)
             self._count_bytes(len(value) if type(value) in (str, bytes) else _NUMBER_BYTES)
             return self._maybe_flush(now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import os
 import sys
 import traceback
@@ -450,3 +451,16 @@ def raise_timeout_if_odd(number):
         message = "mine"
         raise concurrent.futures.TimeoutError(message)
     return number
+
+
+@pytest.mark.parametrize("call", ["class", "argument"])
+def test_classes_that_are_no_keys(executor, call):
+    """A metaclass may take the hash from its classes: what pickle then refuses fails its own call and no other."""
+    function, argument = {
+        "class": (payloads.Unhashable, 3),
+        "argument": (payloads.number_of, payloads.Unhashable(3)),
+    }[call]
+    for ask in (executor.submit(function, argument).result, lambda: next(executor.map(function, [argument, argument]))):
+        with contextlib.suppress(TypeError):
+            assert getattr(value := ask(), "number", value) == 3
+    assert executor.submit(payloads.square, 3).result() == 9
