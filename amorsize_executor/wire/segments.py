@@ -194,15 +194,15 @@ class SegmentPool:
 
     def _make_room(self, capacity: int) -> int | None:
         """Find an empty slot, if need be by dropping segments that are not in use, the longest unused first."""
-        for spare in self._free():
-            if len(self._segments) < MOST and self.held_bytes + capacity <= MOST_BYTES:
-                break
-            self._drop(spare)
-            self._dropped += (spare,)
-        if self.held_bytes + capacity > MOST_BYTES:
-            return None
-        empty = (slot for slot in range(MOST) if slot not in self._segments and self._flags[slot] == FREE)
-        return next(empty, None)
+        for spare in [None, *self._free()]:
+            if spare is not None:
+                self._drop(spare)
+                self._dropped += (spare,)
+            empty = (slot for slot in range(MOST) if slot not in self._segments and self._flags[slot] == FREE)
+            slot = next(empty, None)
+            if slot is not None and self.held_bytes + capacity <= MOST_BYTES:
+                return slot
+        return None
 
     def _drop_lost(self) -> None:
         for slot in [slot for slot in self._segments if self._flags[slot] == LOST]:

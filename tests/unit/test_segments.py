@@ -77,6 +77,19 @@ def test_writing_is_as_it_was(pair):
     assert (writable[0], writable[1], readonly[0]) == (9, 1, 2)
 
 
+def test_few_small_segments_make_room_for_a_large_one():
+    """Also where fewer segments are allowed than there are slots, those that are not in use are let go of."""
+    pair = Pair(2)
+    pair.send(content(1), content(2))
+    for number in range(3):
+        (view,) = pair.send(content(number, 10 * LARGE))
+        assert view == content(number, 10 * LARGE)
+        del view
+    assert pair.pool.uses == 5
+    assert len(pair.pool) == 2
+    pair.close()
+
+
 def test_the_pool_grows_by_use_only(pair):
     """Where everything is kept, four segments are made and the rest travels in frames; where not, many."""
     kept = [pair.send(content(number))[0] for number in range(10)]
