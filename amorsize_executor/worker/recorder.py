@@ -101,10 +101,12 @@ class PipeRecorder:
         self._flush_ns = flush_ns
         self._flushed_ns = time.monotonic_ns()
         if calls > 1:
-            if self._flusher is None:
-                self._flusher = threading.Thread(target=self._flush_now_and_then, name="amorsize-flusher", daemon=True)
-                self._flusher.start()
             self._is_running_chunk.set()
+            if self._flusher is None:
+                flusher = threading.Thread(target=self._flush_now_and_then, name="amorsize-flusher", daemon=True)
+                with contextlib.suppress(RuntimeError):  # no room for a thread: outcomes go home between calls only
+                    flusher.start()
+                    self._flusher = flusher
 
     def begin_group(self, first: int) -> None:
         """Go on with calls of one function; the first has the number ``first``."""

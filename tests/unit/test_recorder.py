@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 import time
 
 import pytest
@@ -118,3 +119,18 @@ def test_flushing_when_there_is_nothing(recorder, sent):
     assert sent.frames == []
     recorder.end_chunk(1, 5, 0)
     assert [frame[:2] for frame in sent.frames] == [(5, 0)]
+
+
+def test_no_room_for_a_flushing_thread(recorder, sent, monkeypatch):
+    """Outcomes go home between calls then, and at the end."""
+    monkeypatch.setattr(threading.Thread, "start", refuse_to_start)
+    recorder.begin_chunk(5, 2, 0)
+    recorder.value(1, time.monotonic_ns())
+    recorder.value(2, time.monotonic_ns())
+    recorder.end_chunk(1, 7, 0)
+    assert [frame[:2] for frame in sent.frames] == [(5, 1), (6, 1), (7, 0)]
+
+
+def refuse_to_start(_thread):
+    """Do as a system that has no room for another thread."""
+    raise RuntimeError
