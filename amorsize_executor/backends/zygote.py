@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from amorsize_executor import events as ev
@@ -23,7 +23,7 @@ from amorsize_executor.wire import framing
 from amorsize_executor.wire.codec import Codec
 from amorsize_executor.wire.main_module import MainSnapshot
 from amorsize_executor.worker.control_word import SLOTS, ControlBoard
-from amorsize_executor.worker.zygote import REAPED, REFUSED, SPAWN, SPAWNED, TWIN, Ancestry, become_zygote
+from amorsize_executor.worker.zygote import REAPED, REFUSED, SPAWN, TWIN, Ancestry, become_zygote
 
 _TWIN_AFTER_S = 0.1  # an executor that has ended by then was spared a process
 _TWIN = -1  # the worker id under which a zygote reports its twin
@@ -123,7 +123,11 @@ class ZygoteSpawner:
         self._reactor, self._events, self._emit = reactor, events, emit
         self._board = ControlBoard()
         if self._initializer is not None or may_fork():
-            self._begin()
+            try:
+                self._begin()
+            except BaseException:
+                self._board.close()
+                raise
 
     def _begin(self) -> _Zygote:
         self._zygote = self._start()
@@ -151,16 +155,18 @@ class ZygoteSpawner:
         ancestry = Ancestry(
             os.getpid(), parent_pidfd, self._board, snapshot, self._initializer, self._initargs, self._depth
         )
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # until the child has a handler of its own
         try:
-            pid = os.fork()
-            if pid == 0:
-                ours.close()
-                become_zygote(theirs, ancestry, None if self._initargs else {*tracker(), *queue_ends()})
+            with interrupts_blocked():
+                pid = os.fork()
+                if pid == 0:
+                    ours.close()
+                    become_zygote(theirs, ancestry, None if self._initargs else {*tracker(), *queue_ends()})
+        except OSError:
+            ours.close()
+            raise
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        theirs.close()
-        os.close(parent_pidfd)
+            theirs.close()
+            os.close(parent_pidfd)
         self.codec = Codec(snapshot, into_worker=True)
         self.how = "forked from this process"
         return _Zygote(ours, pid, os.pidfd_open(pid), is_child=True)
@@ -173,13 +179,19 @@ class ZygoteSpawner:
         code = f"from amorsize_executor.worker.zygote import main; main({theirs.fileno()})"
         root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         command = f"import sys; sys._amorsize_zygote = True; sys.path.insert(0, {root!r}); {code}"
-        popen = subprocess.Popen(  # noqa: S603 - our own interpreter and code
-            [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", command],  # type: ignore[attr-defined]
-            pass_fds=[theirs.fileno(), self._board.handle, *descriptors, *tracker()],
-            stdin=subprocess.DEVNULL,
-            env={**one_thread_each(), **os.environ},
-        )
-        theirs.close()
+        try:
+            with interrupts_blocked():
+                popen = subprocess.Popen(  # noqa: S603 - our own interpreter and code
+                    [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", command],  # type: ignore[attr-defined]
+                    pass_fds=[theirs.fileno(), self._board.handle, *descriptors, *tracker()],
+                    stdin=subprocess.DEVNULL,
+                    env={**one_thread_each(), **os.environ},
+                )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         authkey = bytes(multiprocessing.current_process().authkey)
         meta: tuple[Any, ...] = (
             os.getpid(),
@@ -273,17 +285,17 @@ class ZygoteSpawner:
             zygote.pidfds += descriptors
             *lines, zygote.pending = (zygote.pending + data).split(b"\n")
             for report in lines:
-                self._heed(zygote, *map(int, report.split()))
+                self._take_report(zygote, *map(int, report.split()))
 
-    def _heed(self, zygote: _Zygote, kind: int, worker: int, value: int) -> None:
-        if kind == SPAWNED and zygote.pidfds:
-            self._spawned(worker, value, zygote.pidfds.pop(0))
-        elif kind == SPAWNED:  # we had no descriptor left for it; it ends when its link is closed
-            self._refused(worker, errno.EMFILE)
-        elif kind == REAPED:
+    def _take_report(self, zygote: _Zygote, kind: int, worker: int, value: int) -> None:
+        if kind == REAPED:
             self._ended(worker, value, by_itself=True)
         elif kind == REFUSED:
             self._refused(worker, value)
+        elif zygote.pidfds:
+            self._spawned(worker, value, zygote.pidfds.pop(0))
+        else:  # there was no descriptor left for it; it ends as its link is closed
+            self._refused(worker, errno.EMFILE)
 
     def _spawned(self, worker: int, pid: int, pidfd: int) -> None:
         if worker == _TWIN:
@@ -339,26 +351,28 @@ class ZygoteSpawner:
         os.close(pidfd)
         self._finish_when_alone()
 
-    def _refused(self, worker: int, number: int) -> None:
+    def _refused(self, worker: int, reason: int) -> None:
         """The system has no room for another process."""
         if worker == _TWIN:
-            if self._twin is not None:
-                _let_go(self._twin)
-            self._twin = None  # the next spawn tries again
+            self._twin_is_gone()  # the next spawn tries again
             return
-        self._events.spawn_refused(worker, os.strerror(number))
+        self._events.spawn_refused(worker, os.strerror(reason))
         self._ended(worker, None, by_itself=True)
 
     # --- the zygote's own death ---
 
     def _twin_ended(self) -> None:
+        was_known = self._twin is not None
+        self._twin_is_gone()
+        if was_known and self._zygote is not None and not self._is_closing:
+            self._make_twin(self._zygote)
+
+    def _twin_is_gone(self) -> None:
         twin, self._twin = self._twin, None
         if twin is not None:
             _let_go(twin)
         if self._is_closing:
             self._close_zygote()
-        elif self._zygote is not None:
-            self._make_twin(self._zygote)
 
     def _zygote_ended(self, zygote: _Zygote) -> None:
         self._hear(zygote)
@@ -413,9 +427,6 @@ class ZygoteSpawner:
             self._close_zygote()
 
     def _close_zygote(self) -> None:
-        if self._twin is not None:
-            _let_go(self._twin)
-            self._twin = None
         if self._zygote is None:
             self._finish_when_alone()
         elif self._zygote.has_orders:
@@ -433,6 +444,16 @@ class ZygoteSpawner:
         self._board.close()
         self._initargs = ()
         then()
+
+
+@contextlib.contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Start a child that no Ctrl-C reaches before it has a handler of its own, and lets it through."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def hang_up(control: socket.socket) -> None:

@@ -13,6 +13,7 @@ a user's callbacks; a caller that helps takes it for the moment of claiming call
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -28,8 +29,11 @@ from amorsize_executor.backends.base import FLUSH_NS, Backend, ChunkReport
 from amorsize_executor.engine.balance import Balance
 from amorsize_executor.engine.crew import Worker
 from amorsize_executor.engine.helper import PATIENCE_S, Claim, Helper
+from amorsize_executor.engine.interrupts import interrupts_waiting
+from amorsize_executor.engine.lifetime import is_ours
 from amorsize_executor.engine.losses import Losses
 from amorsize_executor.engine.reactor import EventLoop
+from amorsize_executor.engine.relief import BlockWatch
 from amorsize_executor.engine.span import Span, WorkQueue
 from amorsize_executor.engine.stream import Stream
 from amorsize_executor.records import Measurement
@@ -40,7 +44,6 @@ from amorsize_executor.wire.functions import Function, FunctionTable
 if TYPE_CHECKING:
     from amorsize_executor.engine.gate import Gate
     from amorsize_executor.engine.pipeline import Pipeline
-    from amorsize_executor.engine.relief import BlockWatch
 
 _TICK_S = 0.005
 _AHEAD_S = 1.2e-9 * FLUSH_NS
@@ -105,7 +108,7 @@ class Engine:
         self.losses = Losses(self)
         self._balance = Balance(self)
         self._gate: Gate | None = None
-        self._blocked: BlockWatch | None = None
+        self._blocked = BlockWatch()
         self._is_watching = False
         self._relieved = 0
         self._last_worker = 0
@@ -135,7 +138,7 @@ class Engine:
         """Open the backend in this thread and start the dispatcher; at the first call only."""
         if self.is_started:
             return
-        with self._start_lock:
+        with self._start_lock, interrupts_waiting():
             # In one line: a signal handler that submits may come between any two.
             was_starting, self._is_starting = self._is_starting, True
             if self.is_started or was_starting:
@@ -192,8 +195,11 @@ class Engine:
         Raises:
             RuntimeError: The executor has ended meanwhile; a ``BrokenProcessPool`` if it was broken.
         """
-        while not self.is_started and self._intake and not self._is_wanted(self._intake[0]):
-            self._intake.popleft()
+        for entry in () if self.is_started else self._intake.copy():
+            if self._is_wanted(entry):
+                break
+            with contextlib.suppress(ValueError):  # another thread has removed it
+                self._intake.remove(entry)
         self._intake.append(span)
         if self._is_closing or self.has_ended:
             try:
@@ -225,8 +231,9 @@ class Engine:
 
     def command(self, action: Callable[[], None]) -> None:
         """Have ``action`` done by the dispatcher, under the lock, after what was enqueued before."""
-        self._intake.append(action)
-        self.loop.wake()
+        if is_ours(self):  # a child of a fork has no dispatcher, and a thread that it has not may hold a lock of ours
+            self._intake.append(action)
+            self.loop.wake()
 
     def note_cancelled(self, future: Any) -> None:
         """A future was cancelled before its call travelled: forget the call and tell who waits."""
@@ -436,10 +443,6 @@ class Engine:
         room = min(min(self.tuner.most_workers, self._room) - len(crew), len(crew), waiting)
         if room <= 0:
             return
-        if self._blocked is None:
-            from amorsize_executor.engine.relief import BlockWatch  # noqa: PLC0415 - few programs need it
-
-            self._blocked = BlockWatch()
         if self._blocked.all_blocked(crew, time.monotonic()):
             self._relieved = len(crew) + room  # which stay while calls wait, whatever the tuner says
             for _ in range(room):

@@ -104,16 +104,12 @@ class CallFuture(Future):  # type: ignore[type-arg]
 
     def begin(self) -> bool:
         """Go to RUNNING unless cancelled; a call that travels again is RUNNING already."""
-        condition = self._condition
-        condition.acquire()  # a third of what "with" takes: a flood of calls comes through here
-        try:
+        with self._condition:  # not acquire() and a try: Ctrl-C between the two would leave it locked for good
             self.is_held = False
             if self._state == PENDING:
                 self._state = RUNNING
             if self._state in (RUNNING, CANCELLED_AND_NOTIFIED):
                 return self._state == RUNNING
-        finally:
-            condition.release()
         return self.set_running_or_notify_cancel()
 
     def note_place(self, span: Span) -> None:

@@ -263,6 +263,7 @@ class Helper:
     def _finish_for(self, claim: Claim) -> None:
         """Do what an interrupted caller may have left undone. Runs in: the dispatcher thread, under the lock."""
         engine = self._engine
+        engine.queue.recount()
         helped.end(claim)
         if claim not in engine.claims:
             return

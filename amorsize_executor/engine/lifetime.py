@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
     from amorsize_executor.engine.dispatcher import Engine
 
-_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_engines: weakref.WeakValueDictionary[int, Engine] = weakref.WeakValueDictionary()
 _is_exiting = False
 _pid = os.getpid()
 
 
 def enroll(executor: Executor, engine: Engine) -> None:
     """Have an engine finish its work and end when its executor is dropped, or when the interpreter exits."""
-    _engines.add(engine)
+    _engines[id(engine)] = engine
     weakref.finalize(executor, _dropped, engine).atexit = False
 
 
@@ -47,7 +47,8 @@ def _finish_all() -> None:
     """Let every executor finish what it has, as the standard library does at interpreter exit."""
     global _is_exiting  # noqa: PLW0603
     _is_exiting = True
-    ours = [engine for engine in list(_engines) if is_ours(engine)]
+    engines = (reference() for reference in _engines.valuerefs())  # in one step: other threads make some meanwhile
+    ours = [engine for engine in engines if engine is not None and is_ours(engine)]
     threads = [engine.thread for engine in ours]
     for engine in ours:
         engine.shut_down(cancel=False)

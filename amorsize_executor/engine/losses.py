@@ -68,6 +68,8 @@ class Losses:
         engine, settings = self._engine, self._engine.settings
         running, _started, finished = worker.link.progress()
         suspect = running if running >= finished else -1
+        if suspect < 0 and worker.is_ready and worker.in_hand and exit_status is not None and exit_status > 0:
+            suspect = worker.in_hand[0][0]  # it has ended itself over what it was sent: there may be no room for it
         is_suspect = any(number <= suspect < number + len(span) for number, span in worker.in_hand)
         if not worker.is_killed and worker.failure is None:
             engine.counts["workers lost"] += 1

@@ -66,7 +66,11 @@ class EventLoop:
         """Make ``wait`` return. Any thread; never blocks, and costs nothing when it is about to return anyway."""
         if not self._is_woken:
             self._is_woken = True
-            self._waker.wake()
+            try:
+                self._waker.wake()
+            except BaseException:  # Ctrl-C: nobody else writes as long as the flag says that it was done
+                self._waker.wake()
+                raise
 
     def wait(self) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for something to do; return the ready descriptors."""

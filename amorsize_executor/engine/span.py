@@ -130,11 +130,11 @@ class WorkQueue:
         if waiting is None:
             waiting = self._classes[priority] = deque()
             insort(self._order, priority)
+        span.is_queued = True  # first, for ``recount``
         if front:
             waiting.appendleft(span)
         else:
             waiting.append(span)
-        span.is_queued = True
         self.count += span.high - span.low
 
     def head(self) -> Span | None:
@@ -158,6 +158,11 @@ class WorkQueue:
             if span.low == span.high:
                 self.head()  # lets go of it, and so of the call's arguments, if its turn has come
         return taken
+
+    def recount(self) -> None:
+        """Put in order what an interrupt in the middle of another method has left half done."""
+        self._order = sorted(self._classes)
+        self.count = sum(len(span) for waiting in self._classes.values() for span in waiting)
 
     def drain(self) -> list[Span]:
         """Remove and return everything."""

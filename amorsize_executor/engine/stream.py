@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from amorsize_executor.engine.span import Span
 from amorsize_executor.wire.functions import Function
+from amorsize_executor.wire.reach import is_exactly
 from amorsize_executor.wire.weight import PLAIN
 
 if TYPE_CHECKING:
@@ -452,7 +453,7 @@ def releasing(values: list[Any]) -> Iterator[Any]:
 
     Where they begin with a number, they are all kept to the end: that is cheaper, and they are small.
     """
-    if values and type(values[0]) in PLAIN:
+    if values and is_exactly(values[0], PLAIN):
         return iter(values)
     values.reverse()
     return map(values.pop, itertools.repeat(-1, len(values)))

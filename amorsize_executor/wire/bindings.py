@@ -6,6 +6,7 @@ the caller's ``__main__`` has it from then on; the workers must not get it from 
 
 from __future__ import annotations
 
+import os
 import threading
 import types
 import weakref
@@ -82,7 +83,6 @@ class HelpedBindings:
 
     def undo(self) -> None:
         """Bind anew what was there before. Runs in: a worker that was just forked, which so begins without."""
-        self._lock = threading.RLock()  # whoever held it is in the other process
         for name in tuple(self._before):
             value = self.get(name)
             if value is MISSING:
@@ -91,6 +91,12 @@ class HelpedBindings:
                 main_namespace()[name] = value
         self._running, self._before, self._after = {}, {}, {}
 
+    def begin_anew(self) -> None:
+        """Forget who holds the lock and whose calls run: they are in another process. Runs in: a child of a fork."""
+        self._lock = threading.RLock()
+        for run in tuple(self._running):
+            self.end(run)
+
     def _is_set_by_call(self, name: str, current: Any) -> bool:
         if name not in self._before:
             return False
@@ -98,6 +104,8 @@ class HelpedBindings:
 
 
 helped = HelpedBindings()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=helped.begin_anew)
 
 
 def hold(value: Any, forget: Callable[[Any], None] | None = None) -> Any:

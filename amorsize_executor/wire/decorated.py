@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from amorsize_executor.parameters import check_plain_callable
 
-_DEPTH = 32  # decorators that are looked through; some objects have every attribute, without end
+DEPTH = 32  # decorators that are looked through; some objects have every attribute, without end
 
 
 class Guard(Protocol):
@@ -133,7 +133,7 @@ def strip(function: Callable[..., Any]) -> Callable[..., Any]:
 def has_inner_guards(bare: Callable[..., Any]) -> bool:
     """Tell whether guards are left inside a callable, below decorators that are not ours."""
     seen: Any = bare
-    for _ in range(_DEPTH):
+    for _ in range(DEPTH):
         if isinstance(seen, Decorated):
             return True
         seen = getattr(seen, "__wrapped__", None) or getattr(seen, "__func__", None) or getattr(seen, "func", None)

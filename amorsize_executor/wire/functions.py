@@ -16,6 +16,7 @@ from typing import Any
 
 from amorsize_executor.wire.codec import Codec, are_plain
 from amorsize_executor.wire.decorated import (
+    DEPTH,
     Decorated,
     Stripped,
     find_decorated,
@@ -220,7 +221,7 @@ def measured_under(function: Callable[..., Any]) -> Hashable:
     Objects count as their type, together with their name if they have one, as NumPy's functions do.
     """
     seen: Any = function
-    while True:
+    for _ in range(DEPTH):
         inner = getattr(seen, "__wrapped__" if isinstance(seen, (CACHED, Decorated)) else "func", None)
         inner = inner or getattr(seen, "__func__", None)
         if inner is None or not callable(inner) or inner is seen:
@@ -229,9 +230,12 @@ def measured_under(function: Callable[..., Any]) -> Hashable:
     if isinstance(seen, types.FunctionType):
         return seen.__code__
     name = getattr(seen, "__qualname__", None) or getattr(seen, "__name__", None)
-    if isinstance(name, str) and not isinstance(seen, (type, types.BuiltinFunctionType)):
-        return type(seen).__qualname__, name
-    return seen if isinstance(seen, (type, types.BuiltinFunctionType)) else type(seen)
+    if isinstance(seen, types.BuiltinFunctionType):
+        return seen
+    kind = seen if isinstance(seen, type) else type(seen)  # not as a key: a metaclass may have no hash
+    if isinstance(name, str) and kind is not seen:
+        return kind.__qualname__, name
+    return kind.__module__, kind.__qualname__
 
 
 class FunctionCache:

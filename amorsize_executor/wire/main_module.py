@@ -16,6 +16,7 @@ from amorsize_executor.wire.reach import (
     FUNCTIONLESS,
     functions_in,
     is_dispatcher,
+    is_exactly,
     main_namespace,
     name_in_main,
     names_in,
@@ -109,7 +110,7 @@ class MainSnapshot:
             if function not in codes:
                 codes[function] = function.__code__
                 bindings.update(globals_of(function))
-                left += [value for _name, value in globals_of(function) if type(value) not in FUNCTIONLESS]
+                left += [value for _name, value in globals_of(function) if not is_exactly(value, FUNCTIONLESS)]
         if len(self._vouched) >= _MOST_VOUCHED:
             self._vouched.clear()
         self._vouched[id(item)] = _Voucher(item, name, tuple(bindings.items()), tuple(codes.items()))
@@ -128,7 +129,7 @@ class MainSnapshot:
             return False
         return all(
             self.is_bound_as_before(name)
-            and (type(value) in FUNCTIONLESS or self._holds(value, name_in_main(value), seen))
+            and (is_exactly(value, FUNCTIONLESS) or self._holds(value, name_in_main(value), seen))
             for name, value in globals_of(function)
         )
 

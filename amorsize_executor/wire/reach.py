@@ -46,6 +46,14 @@ _PARTS: dict[type, tuple[str, ...]] = {
 """Where things made of functions hold them."""
 
 
+def is_exactly(item: Any, kinds: frozenset[Any]) -> bool:
+    """Tell whether the type of ``item`` is one of ``kinds``. A metaclass may not let its classes be looked up."""
+    try:
+        return type(item) in kinds
+    except Exception:  # noqa: BLE001 - its __hash__ or __eq__ may raise anything, or be missing
+        return False
+
+
 def main_namespace() -> dict[str, Any]:
     """Return the dictionary of ``__main__``."""
     return sys.modules["__main__"].__dict__
@@ -90,7 +98,7 @@ def functions_in(item: Any) -> Iterator[types.FunctionType]:
     if kind is types.FunctionType and item.__closure__ is None:  # nearly all
         yield item
         return
-    if kind in FUNCTIONLESS:
+    if is_exactly(item, FUNCTIONLESS):
         return
     parts, seen = [item], {}
     while parts:

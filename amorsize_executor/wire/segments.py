@@ -106,7 +106,7 @@ class SegmentPool:
         self._credit = _CREDIT
         self._is_open = True
         self.uses = 0
-        _sides.add(self)
+        _sides[id(self)] = self
 
     def __len__(self) -> int:
         return len(self._segments)
@@ -194,15 +194,15 @@ class SegmentPool:
 
     def _make_room(self, capacity: int) -> int | None:
         """Find an empty slot, if need be by dropping segments that are not in use, the longest unused first."""
-        for spare in self._free():
-            if len(self._segments) < MOST and self.held_bytes + capacity <= MOST_BYTES:
-                break
-            self._drop(spare)
-            self._dropped += (spare,)
-        if self.held_bytes + capacity > MOST_BYTES:
-            return None
-        empty = (slot for slot in range(MOST) if slot not in self._segments and self._flags[slot] == FREE)
-        return next(empty, None)
+        for spare in [None, *self._free()]:
+            if spare is not None:
+                self._drop(spare)
+                self._dropped += (spare,)
+            empty = (slot for slot in range(MOST) if slot not in self._segments and self._flags[slot] == FREE)
+            slot = next(empty, None)
+            if slot is not None and self.held_bytes + capacity <= MOST_BYTES:
+                return slot
+        return None
 
     def _drop_lost(self) -> None:
         for slot in [slot for slot in self._segments if self._flags[slot] == LOST]:
@@ -230,7 +230,7 @@ class SegmentMap:
         self._numbers = itertools.count()
         self._is_open = True
         self.opened = 0
-        _sides.add(self)
+        _sides[id(self)] = self
 
     @property
     def live(self) -> int:
@@ -351,18 +351,23 @@ def _descriptors_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 
 # --- Forks of this process --------------------------------------------------------------------------------------
 
-_sides: weakref.WeakSet[SegmentPool | SegmentMap] = weakref.WeakSet()
+_sides: weakref.WeakValueDictionary[int, SegmentPool | SegmentMap] = weakref.WeakValueDictionary()
+
+
+def _all_sides() -> list[SegmentPool | SegmentMap]:
+    # Other threads make some meanwhile, and references are listed in one step.
+    return [side for side in (reference() for reference in _sides.valuerefs()) if side is not None]
 
 
 def give_up_all() -> None:
     """Part what is in view from its segments, before a fork; and after it, for what another thread got in between."""
-    for side in list(_sides):
+    for side in _all_sides():
         if isinstance(side, SegmentMap):
             side.give_up()
 
 
 def _let_go_in_child() -> None:
-    for side in list(_sides):
+    for side in _all_sides():
         side.abandon()
     allowance.reset()
 

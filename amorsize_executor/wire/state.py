@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from amorsize_executor.wire.decorated import Decorated
-from amorsize_executor.wire.reach import CACHED, NAMED, cells_bound_in, contents_of, is_dispatcher, is_named
+from amorsize_executor.wire.reach import CACHED, NAMED, cells_bound_in, contents_of, is_dispatcher, is_exactly, is_named
 
 _UNCHANGING = frozenset(
     (int, float, complex, bool, str, bytes, range, type(None), type(...), type(NotImplemented), types.ModuleType)
@@ -52,8 +52,8 @@ def _held_by(function: types.FunctionType) -> Iterator[Any]:
 
 
 def _can_change(held: Any, seen: set[int]) -> bool:
-    if type(held) in _UNCHANGING:
+    if is_exactly(held, _UNCHANGING):
         return False
-    if type(held) in {tuple, frozenset}:
+    if type(held) is tuple or type(held) is frozenset:
         return any(_can_change(item, seen) for item in held)
     return _has_state(held, seen)

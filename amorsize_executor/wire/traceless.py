@@ -15,7 +15,8 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from amorsize_executor.wire.codec import PLAIN
+from amorsize_executor.wire.codec import PLAIN, are_plain
+from amorsize_executor.wire.reach import is_exactly
 
 _PLAIN_BUILTINS = (
     *("abs", "all", "any", "ascii", "bin", "bool", "bytes", "chr", "complex", "divmod", "float", "hash", "hex", "int"),
@@ -99,7 +100,9 @@ def are_small_arrays(items: list[Any]) -> bool:
             total += item.nbytes
             if item.dtype.hasobject or item.nbytes > _SOON_BYTES or total > _ALL_BYTES:
                 return False
-        elif kind not in PLAIN and not (kind.__module__ == "numpy" and issubclass(kind, (numpy.number, numpy.bool_))):
+        elif not (
+            is_exactly(item, PLAIN) or (kind.__module__ == "numpy" and issubclass(kind, (numpy.number, numpy.bool_)))
+        ):
             return False
     return True
 
@@ -117,8 +120,8 @@ def _is_straight(function: types.FunctionType, *, on_arrays: bool) -> bool:
     return (
         _OPERATIONS.issuperset(code.co_code[::2])
         and _goes_forward(code.co_code)
-        and PLAIN.issuperset(map(type, kept))
-        and all(type(each) in PLAIN or _is_harmless(each) for each in found.values())
+        and are_plain(kept)
+        and all(are_plain((each,)) or _is_harmless(each) for each in found.values())
         and not any(name.startswith("_") or (is_narrow and _is_odd(name, each)) for name, each in found.items())
     )
 

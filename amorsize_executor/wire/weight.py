@@ -24,10 +24,8 @@ def weigh(item: Any) -> int:
     Containers count as their first few elements do; what keeps its state elsewhere than in ``__dict__`` and has no
     ``nbytes`` counts as light, and so does what raises when it is looked at.
     """
-    if type(item) in PLAIN:
-        return _LIGHT
     try:
-        return _weigh(item)
+        return _LIGHT if type(item) in PLAIN else _weigh(item)
     except Exception as error:  # noqa: BLE001 - a user's attribute may raise anything; an estimate is no reason to fail
         logger.debug("an object of %s cannot be weighed: %r", type(item), error)
         return _LIGHT

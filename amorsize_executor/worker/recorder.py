@@ -21,6 +21,7 @@ from typing import Any
 from amorsize_executor.wire import framing
 from amorsize_executor.wire.buffers import Layout, set_aside
 from amorsize_executor.wire.codec import PLAIN, Codec, are_plain
+from amorsize_executor.wire.reach import is_exactly
 from amorsize_executor.wire.segments import Placed, SegmentPool
 from amorsize_executor.wire.tracebacks import encode_error
 from amorsize_executor.worker.run_chunk import FRAMES_OF_OURS
@@ -82,9 +83,9 @@ class PipeRecorder:
         """Note a result."""
         now = time.monotonic_ns()
         self._add(now - started_ns)
-        if type(value) in NUMBERS:
+        if is_exactly(value, NUMBERS):
             self._out.append(value)
-        elif type(value) in PLAIN:
+        elif type(value) is str or type(value) is bytes:
             self._out.append(value)
             self._count_bytes(len(value))
         else:
@@ -113,10 +114,12 @@ class PipeRecorder:
         self._flush_ns = flush_ns
         self._flushed_ns = time.monotonic_ns()
         if calls > 1:
-            if self._flusher is None:
-                self._flusher = threading.Thread(target=self._flush_now_and_then, name="amorsize-flusher", daemon=True)
-                self._flusher.start()
             self._is_running_chunk.set()
+            if self._flusher is None:
+                flusher = threading.Thread(target=self._flush_now_and_then, name="amorsize-flusher", daemon=True)
+                with contextlib.suppress(RuntimeError):  # no room for a thread: outcomes go home between calls only
+                    flusher.start()
+                    self._flusher = flusher
 
     def begin_group(self, first: int) -> None:
         """Go on with calls of one function; the first has the number ``first``."""
@@ -171,11 +174,12 @@ class PipeRecorder:
         buffers: list[pickle.PickleBuffer] = []
         try:
             data = self._codec.dumps(value, buffers)
+            aside = set_aside(buffers, self._pool)
+            # A call may go on with what it has returned, and write under a read-only view: what travels later is
+            # copied now, as a pickle would.
+            raws = [bytes(raw) for raw in aside.raws]
         except BaseException as error:  # noqa: BLE001 - a result that cannot travel is the call's error
             return self._encode_error(error, 0, ERROR)
-        aside = set_aside(buffers, self._pool)
-        # A call may go on with what it has returned: what travels later is copied now, as a pickle would.
-        raws = [raw if raw.readonly else memoryview(bytes(raw)) for raw in aside.raws]
         self._count_bytes(len(data) + aside.nbytes)
         return Encoded((VALUE, len(data), *aside.layout), [data, *raws], aside.placed)
 

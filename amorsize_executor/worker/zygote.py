@@ -72,8 +72,7 @@ def leave_the_parent_behind(keep: set[int] | None) -> None:
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, _ignore_interrupt)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    _leave_interrupts_to_the_parent()
     atexit._clear()
     util = sys.modules.get("multiprocessing.util")
     if util is not None:
@@ -99,8 +98,10 @@ def _silence_foreign_descriptors(keep: set[int], null: int) -> None:
                 os.dup2(null, descriptor, inheritable=os.get_inheritable(descriptor))
 
 
-def _ignore_interrupt(_number: int, _frame: object) -> None:
-    """Ctrl-C is the parent's business."""
+def _leave_interrupts_to_the_parent() -> None:
+    """Ignore Ctrl-C, which was blocked until now. Not by SIG_IGN, which workers would inherit."""
+    signal.signal(signal.SIGINT, lambda _number, _frame: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
 class _Zygote:
@@ -257,6 +258,7 @@ def load_initializer(codec: Codec, data: Any) -> tuple[Callable[..., object] | N
 
 def main(control_descriptor: int) -> NoReturn:
     """Start clean: the first frame on the control socket says what a fork would have inherited."""
+    _leave_interrupts_to_the_parent()
     control = socket.socket(fileno=control_descriptor)
     from amorsize_executor.worker.main import frames_from  # noqa: PLC0415
 
@@ -269,7 +271,6 @@ def main(control_descriptor: int) -> NoReturn:
         from multiprocessing import resource_tracker  # noqa: PLC0415
 
         resource_tracker._resource_tracker._fd = tracker[0]  # type: ignore[attr-defined]
-    signal.signal(signal.SIGINT, _ignore_interrupt)
     initializer, initargs = load_initializer(Codec(None, into_worker=False), blobs)
     for name in preload:
         with contextlib.suppress(Exception):  # a worker that needs it will say what is wrong

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import os
 import sys
 import traceback
@@ -462,3 +463,16 @@ def test_executors_and_futures_say_why_they_do_not_travel():
             executor.submit(id, future).result()
         with pytest.raises(TypeError, match="an executor cannot be pickled"):
             executor.submit(lambda: executor.submit(abs, 1)).result()
+
+
+@pytest.mark.parametrize("call", ["class", "argument"])
+def test_classes_that_are_no_keys(executor, call):
+    """A metaclass may take the hash from its classes: what pickle then refuses fails its own call and no other."""
+    function, argument = {
+        "class": (payloads.Unhashable, 3),
+        "argument": (payloads.number_of, payloads.Unhashable(3)),
+    }[call]
+    for ask in (executor.submit(function, argument).result, lambda: next(executor.map(function, [argument, argument]))):
+        with contextlib.suppress(TypeError):
+            assert getattr(value := ask(), "number", value) == 3
+    assert executor.submit(payloads.square, 3).result() == 9

@@ -58,6 +58,26 @@ def test_arrays_of_objects_start_it():
         assert executor._engine.is_started
 
 
+def test_threads_that_ask_at_once_drop_nothing_of_each_other():
+    """Between the look at what nobody wants any more and its removal another thread may ask for calls."""
+    with AdaptiveExecutor() as executor, concurrent.futures.ThreadPoolExecutor(1) as other:
+        assert list(executor.map(double, range(10))) == [2 * number for number in range(10)]
+        engine, others = executor._engine, []
+        looks = engine._is_wanted
+
+        def look(entry):
+            engine._is_wanted = looks
+            is_wanted = looks(entry)
+            others.append(other.submit(executor.map, double, range(10, 20)).result())
+            return is_wanted
+
+        engine._is_wanted = look
+        mine = executor.map(double, range(10))
+        assert executor.stats()["calls_waiting"] == 20
+        assert list(mine) == [2 * number for number in range(10)]
+        assert list(others[0]) == [2 * number for number in range(10, 20)]
+
+
 @pytest.mark.parametrize("items", [[1, [2]], [object()], [1, True, b"", "", 1.5, None, (1,)]])
 def test_items_that_are_not_plain_start_it(items):
     """Operators on anything else may run anybody's code."""

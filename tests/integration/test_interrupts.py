@@ -11,8 +11,11 @@ from collections import Counter
 import pytest
 
 from amorsize_executor import AdaptiveExecutor
-from amorsize_executor.engine import dispatcher, helper, reactor, stream
+from amorsize_executor.backends import zygote
+from amorsize_executor.engine import dispatcher, helper, reactor, span, stream
 from tests import payloads
+from tests.interrupts import interrupt as interrupt_at
+from tests.interrupts import points_of
 
 CALLS = 40
 LIMIT_S = 10
@@ -165,6 +168,46 @@ def test_interrupts_while_futures_are_waited_for():
             for n, end in enumerate(ends):
                 assert end == n * n or isinstance(end, KeyboardInterrupt), (where, passage)
             assert in_time(executor.submit(payloads.square, 3).result) == 9, (where, passage)
+            in_time(executor.shutdown)
+
+
+def test_interrupts_while_a_call_is_taken_from_the_queue():
+    """Wherever in the queue Ctrl-C comes, the caller's call and those after it resolve, and the executor ends."""
+
+    def submit(executor):
+        future = executor.submit(payloads.square, 2)
+        while future._span.is_queued is future._span.has_begun:  # it is neither queued nor taken yet
+            pass
+        return future
+
+    with AdaptiveExecutor(max_workers=2) as executor:
+        points = [point for point in points_of(submit(executor).result, 9) if point[0][0] == span.__file__]
+    assert points
+    for point in points:
+        with AdaptiveExecutor(max_workers=2) as executor:
+            future = submit(executor)
+            interrupt_at(future.result, point)
+            assert in_time(future.result) == 4, point
+            assert executor.submit(payloads.square, 3).result(LIMIT_S) == 9, point
+            in_time(executor.shutdown)
+
+
+@pytest.mark.parametrize("is_forked", [True, False], ids=["forked", "clean"])
+def test_interrupts_while_all_is_started(monkeypatch, is_forked):
+    """Ctrl-C waits until processes and thread are there; so the executor knows of all, goes on and ends."""
+    monkeypatch.setattr(zygote, "may_fork", lambda: is_forked)
+
+    def submit_first():
+        with AdaptiveExecutor(max_workers=1) as executor:
+            executor.submit(payloads.square, 1)
+
+    starting = (zygote.__file__, reactor.__file__)
+    points = [point for point in points_of(submit_first) if point[0][0] in starting]
+    assert len(points) > 20
+    for point in points:
+        with AdaptiveExecutor(max_workers=1) as executor:
+            interrupt_at(lambda: executor.submit(payloads.square, 2), point)
+            assert executor.submit(payloads.square, 3).result(LIMIT_S) == 9, point
             in_time(executor.shutdown)
 
 

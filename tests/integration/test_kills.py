@@ -7,6 +7,7 @@ import os
 import signal
 import textwrap
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -340,6 +341,23 @@ def test_workers_end_with_their_killed_parent(options, tmp_path, mark):
         assert poll_until(lambda: all(map(is_gone, {*below, *marked(mark)})), 10)
     finally:
         process.communicate(timeout=10)
+
+
+def leave_room_for(size):
+    """Let this process take so many bytes more than it has."""
+    resource = pytest.importorskip("resource")
+    has = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (has + size, resource.RLIM_INFINITY))
+
+
+def test_a_call_that_no_worker_has_room_for():
+    """Workers that end as they take it in are not started for ever: it fails, and the others are run."""
+    with AdaptiveExecutor(max_workers=1, initializer=leave_room_for, initargs=(60 << 20,)) as executor:
+        futures = [executor.submit(len, b"x" * size) for size in (5, 100 << 20, 6)]
+        assert futures[0].result() == 5
+        assert isinstance(futures[1].exception(), WorkerDiedError)
+        assert futures[2].result() == 6
+        assert executor.stats()["workers_started"] <= 4
 
 
 # --- Ctrl-C ---------------------------------------------------------------------------------------------------

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 import sys
+import threading
 import types
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from amorsize_executor.wire import bindings
 from amorsize_executor.wire.bindings import MISSING, HelpedBindings
 from amorsize_executor.wire.codec import Codec
 from amorsize_executor.wire.functions import FULL, ONE, STAR, Function
@@ -231,3 +235,42 @@ def test_a_global_that_has_ended_is_not_what_it_was(code, helped):
     code.limit = None
     gc.collect()
     assert not codec.goes_by_name(code.plain)
+
+
+def test_a_child_of_a_fork_begins_anew(main, helped):
+    """Another thread held the lock and ran a call, and is not there: neither is waited for."""
+    main.conn = "old"
+    helped.begin(1, ("conn",))
+    is_held, is_done = threading.Event(), threading.Event()
+
+    def hold():
+        with helped._lock:
+            is_held.set()
+            is_done.wait()
+
+    other = threading.Thread(target=hold)
+    other.start()
+    is_held.wait()
+    with ThreadPoolExecutor(1) as child:
+        try:
+            child.submit(helped.begin_anew).result()
+            main.conn = "new"
+            assert child.submit(helped.get, "conn").result(20) == "new"
+            child.submit(helped.begin, 2, ("conn",)).result(20)
+        finally:
+            is_done.set()
+            other.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_begins_anew():
+    """The hook is there."""
+    bindings.helped.begin("run", ("conn",))
+    try:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(len(bindings.helped._running))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finally:
+        bindings.helped.end("run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from unittest.mock import Mock
 
 import pytest
 
@@ -140,3 +141,14 @@ def test_calls_of_one_snapshot_share_its_bytes():
     other = table.register(functools.partial(max, *range(1001)), snapshot=True)
     assert other.number != first.number
     assert table.register(callable_with_state, snapshot=True).number == first.number
+
+
+def test_what_has_every_attribute_is_measured_too():
+    """Decorators are looked through so far and no further."""
+    assert measured_under(Mock()) == measured_under(Mock())
+
+
+def test_measurements_are_kept_under_what_has_a_hash():
+    """Whatever a class's own class makes of it."""
+    keys = {measured_under(item) for item in (payloads.Unhashable, payloads.square, abs, payloads.Unhashable(1), Mock)}
+    assert len(keys) == 4

@@ -10,6 +10,7 @@ import pytest
 from amorsize_executor import AdaptiveExecutor
 from amorsize_executor.backends.thread import ThreadBackend
 from amorsize_executor.engine.reactor import EventLoop
+from tests.interrupts import interrupt, points_of
 
 
 @pytest.fixture
@@ -132,3 +133,14 @@ def test_a_failed_start_lets_go_of_the_loop(monkeypatch):
             assert len(os.listdir("/proc/self/fd")) == before
         assert ThreadBackend.open is opened
         assert executor.submit(abs, -1).result() == 1
+
+
+def test_an_interrupt_while_it_is_woken(loop):
+    """Ctrl-C, wherever it comes in ``wake``, leaves no flag that keeps all others from waking it."""
+    points = points_of(loop.wake)
+    assert len(points) >= 3
+    for point in points:
+        loop.run(loop.wait())
+        assert interrupt(loop.wake, point)
+        loop.wake()
+        assert loop._selector.select(0), point

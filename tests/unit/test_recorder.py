@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 import time
 
 import pytest
 
 from amorsize_executor.wire import framing
-from amorsize_executor.wire.codec import Codec
+from amorsize_executor.wire.codec import OUT_OF_BAND_BYTES, Codec
 from amorsize_executor.worker.recorder import MOST_BYTES, PipeRecorder
 
 NEVER_NS = 1 << 60
@@ -81,6 +82,19 @@ def test_results_are_snapshots(recorder, sent):
     assert found == [[0], [0, 1], [0, 1, 2]]
 
 
+@pytest.mark.parametrize("show", [bytearray, lambda shared: memoryview(shared).toreadonly()])
+def test_results_beside_the_pickle_are_snapshots(recorder, sent, show):
+    """What is read-only to who gets it may still be written to by the next call."""
+    shared = bytearray(OUT_OF_BAND_BYTES)
+    for number in range(2):
+        shared[0] = number
+        recorder.value(pickle.PickleBuffer(show(shared)), time.monotonic_ns())
+    recorder.end_chunk(1, 7, 0)
+    ((_first, _count, layout, _end, data),) = sent.frames
+    assert [abs(size) // OUT_OF_BAND_BYTES for _failed, _size, size in layout] == [1, 1]
+    assert [data[layout[0][1]], data[layout[0][1] + OUT_OF_BAND_BYTES + layout[1][1]]] == [0, 1]
+
+
 def test_values_and_errors_keep_their_order(recorder, sent):
     """Errors and values of any kind are told apart by the layout, in the order of the calls."""
     recorder.value(1, time.monotonic_ns())
@@ -105,3 +119,18 @@ def test_flushing_when_there_is_nothing(recorder, sent):
     assert sent.frames == []
     recorder.end_chunk(1, 5, 0)
     assert [frame[:2] for frame in sent.frames] == [(5, 0)]
+
+
+def test_no_room_for_a_flushing_thread(recorder, sent, monkeypatch):
+    """Outcomes go home between calls then, and at the end."""
+    monkeypatch.setattr(threading.Thread, "start", refuse_to_start)
+    recorder.begin_chunk(5, 2, 0)
+    recorder.value(1, time.monotonic_ns())
+    recorder.value(2, time.monotonic_ns())
+    recorder.end_chunk(1, 7, 0)
+    assert [frame[:2] for frame in sent.frames] == [(5, 1), (6, 1), (7, 0)]
+
+
+def refuse_to_start(_thread):
+    """Do as a system that has no room for another thread."""
+    raise RuntimeError

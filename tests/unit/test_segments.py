@@ -14,7 +14,7 @@ import pytest
 
 from amorsize_executor.wire import segments
 from amorsize_executor.wire.buffers import check_all_came
-from amorsize_executor.wire.segments import FREE, LARGE_BYTES, LOST, MOST, USED, Allowance, SegmentPool
+from amorsize_executor.wire.segments import FREE, LARGE_BYTES, LOST, MOST, USED, Allowance, SegmentMap, SegmentPool
 from tests.segments import LARGE, Pair, segments_mapped, segments_open
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs memfd")
@@ -75,6 +75,19 @@ def test_writing_is_as_it_was(pair):
     assert (writable.readonly, readonly.readonly) == (False, True)
     writable[0] = 9
     assert (writable[0], writable[1], readonly[0]) == (9, 1, 2)
+
+
+def test_few_small_segments_make_room_for_a_large_one():
+    """Also where fewer segments are allowed than there are slots, those that are not in use are let go of."""
+    pair = Pair(2)
+    pair.send(content(1), content(2))
+    for number in range(3):
+        (view,) = pair.send(content(number, 10 * LARGE))
+        assert view == content(number, 10 * LARGE)
+        del view
+    assert pair.pool.uses == 5
+    assert len(pair.pool) == 2
+    pair.close()
 
 
 def test_the_pool_grows_by_use_only(pair):
@@ -252,6 +265,25 @@ def test_a_forked_child_keeps_no_segments(pair):
         os._exit(10 * segments_open() + segments_mapped())
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert pair.send(content(2)) == [content(2)]
+
+
+def test_sides_that_are_made_while_all_give_up(pair):
+    """Another thread may start a worker while one forks: all sides that there were part from their segments."""
+    (view,) = pair.send(content(1))
+    made = []
+
+    def make(_frame, event, _argument):
+        if event == "call":  # of whatever lists the sides
+            made.append(SegmentMap(memoryview(bytearray(MOST))))
+
+    sys.setprofile(make)
+    try:
+        segments.give_up_all()
+    finally:
+        sys.setprofile(None)
+    assert made
+    assert pair.flags[0] == LOST
+    assert view == content(1)
 
 
 def test_a_child_leaves_its_parents_flags_alone(pair):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from amorsize_executor.engine.span import Span, WorkQueue
+from tests.interrupts import interrupt, points_of
 
 
 class Source:
@@ -79,3 +81,30 @@ def test_taking_from_what_is_not_queued():
     assert queue.count == 2
     queue.take(queued, 5)
     assert queue.count == 0
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_interrupt_while_calls_are_taken(count):
+    """Wherever it comes, a recount finds all calls that are there, and those that come after them."""
+
+    def queue_of_two():
+        queue = WorkQueue()
+        span = Span(Source(), 0, ["a", "b"])
+        queue.push(span)
+        return queue, span
+
+    def take():
+        queue, span = queue_of_two()
+        queue.take(span, count)
+
+    points = points_of(take, 4)
+    assert len(points) >= 4
+    for point in points:
+        queue, span = queue_of_two()
+        interrupt(lambda: queue.take(span, count), point)  # noqa: B023
+        queue.recount()
+        left = span.arguments()
+        assert queue.count == len(left), point
+        queue.push(Span(Source(), 0, ["c"]))
+        assert everything(queue) == [*left, "c"], point
+        assert queue.count == 0, point

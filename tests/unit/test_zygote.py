@@ -1,0 +1,123 @@
+"""The parent's side of the zygote, without an engine."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from amorsize_executor.backends import zygote
+from amorsize_executor.backends.zygote import ZygoteSpawner
+from amorsize_executor.engine.reactor import EventLoop
+from amorsize_executor.events import PoolStarted
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs pidfd")
+
+
+@pytest.fixture
+def loop():
+    """Return a loop, closed at the end."""
+    loop = EventLoop()
+    loop.open()
+    yield loop
+    loop.close()
+
+
+def refuse(*_args, **_options):
+    """Do as a system that has no room."""
+    raise OSError(errno.EAGAIN, "no room")
+
+
+def end(spawner, loop):
+    """Close a spawner."""
+    ended = []
+    spawner.close(lambda: ended.append(True))
+    while not ended:
+        loop.run(loop.wait())
+
+
+@pytest.mark.parametrize("way", ["fork", "Popen"])
+def test_no_room_for_a_zygote(loop, monkeypatch, way):
+    """The first call fails with the system's error, and nothing is left of the attempt."""
+    monkeypatch.setattr(zygote, "may_fork", lambda: way == "fork")
+    monkeypatch.setattr(*{"fork": (os, "fork"), "Popen": (subprocess, "Popen")}[way], refuse)
+    with pytest.raises(OSError, match="no room"):
+        ZygoteSpawner(None, (), 0).open(loop, SimpleNamespace(), lambda _event: None)
+
+
+def test_a_twin_that_is_refused_while_all_is_closed(loop):
+    """The system has no room for the twin that was ordered last: its zygote ends all the same."""
+    spawner = ZygoteSpawner(None, (), 0)
+    spawner.open(loop, SimpleNamespace(), lambda _event: None)
+    ours, theirs = socket.socketpair()
+    spawner._twin, ended = zygote._Zygote(ours), []
+    spawner.close(lambda: ended.append(True))
+    spawner._refused(zygote._TWIN, errno.EAGAIN)
+    assert select.select([spawner._zygote.pidfd], [], [], 20)[0], "the zygote goes on"
+    while not ended:
+        loop.run(loop.wait())
+    theirs.close()
+
+
+def test_no_descriptor_for_a_twin(loop, monkeypatch):
+    """There is none until another worker is started."""
+    spawner = ZygoteSpawner(None, (), 0)
+    spawner.open(loop, SimpleNamespace(), lambda _event: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(zygote.socket, "socketpair", refuse)
+        spawner._bring_twin()
+    assert spawner._twin is None
+    end(spawner, loop)
+
+
+def test_no_descriptor_for_a_worker(loop, monkeypatch):
+    """A worker whose process cannot be told from others is sent away, as if the system had refused to make it."""
+    heard = []
+    events = SimpleNamespace(
+        worker_ready=lambda *_args: None,
+        spawn_refused=lambda worker, reason: heard.append((worker, reason)),
+        worker_died=lambda worker, *_args, **_options: heard.append((worker, "died")),
+    )
+    spawner = ZygoteSpawner(None, (), 0)
+    spawner.open(loop, events, lambda _event: None)
+    spawner.spawn(7)
+    receive = socket.recv_fds
+
+    def receive_without(*args):
+        data, descriptors, *rest = receive(*args)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return data, [], *rest
+
+    monkeypatch.setattr(zygote.socket, "recv_fds", receive_without)
+    while len(heard) < 2:
+        loop.run(loop.wait())
+    assert heard == [(7, os.strerror(errno.EMFILE)), (7, "died")]
+    end(spawner, loop)
+
+
+def test_an_interrupt_as_a_zygote_starts_clean(loop, monkeypatch):
+    """Ctrl-C goes to the whole group of processes; the zygote, which has no handler yet, does not end by it."""
+
+    def start_and_interrupt(*args, **options):
+        process = popen(*args, **options)
+        process.send_signal(signal.SIGINT)
+        return process
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(zygote, "may_fork", lambda: False)
+    monkeypatch.setattr(subprocess, "Popen", start_and_interrupt)
+    spawner, heard = ZygoteSpawner(None, (), 0), []
+    spawner.open(loop, SimpleNamespace(), heard.append)
+    spawner._bring_twin()
+    while spawner._twin is None or not spawner._twin.pid:
+        loop.run(loop.wait())
+    assert [type(event) for event in heard] == [PoolStarted]
+    end(spawner, loop)
