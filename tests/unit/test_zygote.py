@@ -43,19 +43,28 @@ def end(spawner, loop):
         loop.run(loop.wait())
 
 
+def opened(loop, events=None):
+    """Return a spawner whose zygote is there, however it was started."""
+    spawner = ZygoteSpawner(None, (), 0)
+    spawner.open(loop, events or SimpleNamespace(), lambda _event: None)
+    if spawner._zygote is None:
+        spawner._begin()
+    return spawner
+
+
 @pytest.mark.parametrize("way", ["fork", "Popen"])
 def test_no_room_for_a_zygote(loop, monkeypatch, way):
     """The first call fails with the system's error, and nothing is left of the attempt."""
     monkeypatch.setattr(zygote, "may_fork", lambda: way == "fork")
     monkeypatch.setattr(*{"fork": (os, "fork"), "Popen": (subprocess, "Popen")}[way], refuse)
+    spawner = ZygoteSpawner(int, (), 0)  # with an initializer, which is tried at once
     with pytest.raises(OSError, match="no room"):
-        ZygoteSpawner(None, (), 0).open(loop, SimpleNamespace(), lambda _event: None)
+        spawner.open(loop, SimpleNamespace(), lambda _event: None)
 
 
 def test_a_twin_that_is_refused_while_all_is_closed(loop):
     """The system has no room for the twin that was ordered last: its zygote ends all the same."""
-    spawner = ZygoteSpawner(None, (), 0)
-    spawner.open(loop, SimpleNamespace(), lambda _event: None)
+    spawner = opened(loop)
     ours, theirs = socket.socketpair()
     spawner._twin, ended = zygote._Zygote(ours), []
     spawner.close(lambda: ended.append(True))
@@ -68,8 +77,7 @@ def test_a_twin_that_is_refused_while_all_is_closed(loop):
 
 def test_no_descriptor_for_a_twin(loop, monkeypatch):
     """There is none until another worker is started."""
-    spawner = ZygoteSpawner(None, (), 0)
-    spawner.open(loop, SimpleNamespace(), lambda _event: None)
+    spawner = opened(loop)
     with monkeypatch.context() as patch:
         patch.setattr(zygote.socket, "socketpair", refuse)
         spawner._bring_twin()
@@ -85,8 +93,7 @@ def test_no_descriptor_for_a_worker(loop, monkeypatch):
         spawn_refused=lambda worker, reason: heard.append((worker, reason)),
         worker_died=lambda worker, *_args, **_options: heard.append((worker, "died")),
     )
-    spawner = ZygoteSpawner(None, (), 0)
-    spawner.open(loop, events, lambda _event: None)
+    spawner = opened(loop, events)
     spawner.spawn(7)
     receive = socket.recv_fds
 
@@ -116,6 +123,7 @@ def test_an_interrupt_as_a_zygote_starts_clean(loop, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", start_and_interrupt)
     spawner, heard = ZygoteSpawner(None, (), 0), []
     spawner.open(loop, SimpleNamespace(), heard.append)
+    spawner._begin()
     spawner._bring_twin()
     while spawner._twin is None or not spawner._twin.pid:
         loop.run(loop.wait())
