@@ -86,8 +86,11 @@ class Source(Iterable[Any]):
         self._name = "standard input" if path is None else str(path)
 
     def check(self) -> None:
-        """Raise DataError for a file that is not there, or holds nothing, before anything starts."""
-        if self._path is None:
+        """Raise DataError for a file that is not there, or holds nothing, before anything starts.
+
+        Pipes are left alone: what is read of them is gone.
+        """
+        if self._path is None or (self._path.exists() and not (self._path.is_file() or self._path.is_dir())):
             return
         with self._open() as file:
             if not file.read(1):

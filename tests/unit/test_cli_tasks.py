@@ -464,6 +464,20 @@ def test_items_come_from_standard_input():
     assert "standard input: holds no items" in err
 
 
+def test_a_pipe_with_a_name_loses_no_items():
+    """Shells make one of ``<(command)``; looking whether it is empty would take its first lines."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as file:
+        file.writelines(f"{number}\n" for number in range(2000))
+    try:
+        command = "execute", "builtins:int", "--data-file", f"/dev/fd/{reading}"
+        with start(*command, pass_fds=[reading]) as process:
+            out, _err = process.communicate(timeout=60)
+    finally:
+        os.close(reading)
+    assert out.split() == [str(number) for number in range(2000)]
+
+
 def test_a_file_can_be_read_again(tmp_path):
     """Each iteration opens it anew, and closes it."""
     path = tmp_path / "items.txt"
