@@ -157,7 +157,7 @@ class Stopwatch:
             batch_began = time.monotonic()
             try:
                 results.extend(map(self._func, itertools.islice(source, batch)))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise ExecutionError("Serial", repr(error)) from error
             now = time.monotonic()
             if now > self._deadline:
@@ -189,7 +189,7 @@ class Stopwatch:
                 raise ExecutionError(name, repr(error)) from error
             executor.kill_workers()
             raise self._too_slow(name) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ExecutionError(name, repr(error)) from error
         except KeyboardInterrupt:
             executor.kill_workers()

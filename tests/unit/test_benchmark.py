@@ -18,7 +18,15 @@ from amorsize_executor import (
 )
 from amorsize_executor.advice import benchmark
 from amorsize_executor.advice.benchmark import Stopwatch
-from tests.payloads import exit_now, interrupt_when_there, kill_self, raise_value_error, square, start_and_hang
+from tests.payloads import (
+    exit_now,
+    interrupt_when_there,
+    kill_self,
+    raise_system_exit,
+    raise_value_error,
+    square,
+    start_and_hang,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -169,6 +177,14 @@ def test_a_failing_call_is_a_runtime_error(advice):
         validate_optimization(raise_value_error, ["x"], advice)
     assert isinstance(caught.value, ExecutionError)
     assert isinstance(caught.value.__cause__, ValueError)
+
+
+@pytest.mark.parametrize("setting", [None, (1, 1, "process"), (1, 1, "thread")])
+def test_a_call_that_exits_is_a_runtime_error(setting):
+    """It does not end the program that measures it, which might seem to have done its work."""
+    watch = Stopwatch(raise_system_exit, [0], 60)
+    with pytest.raises(ExecutionError, match=r"execution failed: SystemExit\(0\)"):
+        watch.time_serial() if setting is None else watch.time_workers(*setting)
 
 
 def test_a_dying_worker_is_a_runtime_error():
