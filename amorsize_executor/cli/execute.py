@@ -63,6 +63,7 @@ def run(arguments: argparse.Namespace, renderer: Renderer) -> None:
     began = time.perf_counter()
     with open_output(arguments.output, renderer.out, is_document=is_document) as writer.out:
         facts = Run(arguments, function, items, writer).run()
+        writer.begin()
     facts = {
         "mode": "execute",
         "function": arguments.function,
@@ -87,7 +88,14 @@ class Writer:
         self.first: list[Any] = []
         self.results: list[Any] = []
         self._on_error = arguments.on_error
+        self._replaced = None if arguments.output == "-" else Path(arguments.output)
         self._flushed_s = 0.0
+
+    def begin(self) -> None:
+        """Let go of what the output file held: there are results in its place, or none at all."""
+        if self._replaced is not None and self.out is not None and self._replaced.is_file():
+            self.out.truncate(0)
+        self._replaced = None
 
     def take(self, position: int, outcome: Outcome) -> None:
         """Write a call's outcome.
@@ -104,6 +112,7 @@ class Writer:
                 return
             value = {"item": position, "error": type(outcome.error).__name__, "message": str(outcome.error)}
         self.count += 1
+        self.begin()
         if len(self.first) < _SHOWN:
             self.first.append(value)
         if self.keeps_all:
@@ -231,12 +240,15 @@ def describe_crew(executor: AdaptiveExecutor) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def open_output(path: str, out: TextIO, *, is_document: bool) -> Iterator[TextIO | None]:
-    """Yield where result lines go; None for nowhere, where they are part of the answer."""
+    """Yield where result lines go; None for nowhere, where they are part of the answer.
+
+    What a file holds stays until the writer begins, since a run may fail before it has any result.
+    """
     if path == "-":
         yield None if is_document else out
         return
     try:
-        file = Path(path).open("w", encoding="utf-8")  # noqa: SIM115 - closed below
+        file = Path(path).open("a", encoding="utf-8")  # noqa: SIM115 - closed below
     except OSError as error:
         raise StorageError(path, f"cannot be written: {error.strerror or error}") from error
     with file:

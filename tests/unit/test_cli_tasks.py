@@ -218,6 +218,20 @@ def test_results_go_to_a_file(amorsize, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "options", [("--load-config", "nowhere.json"), ("--sample-size", 0), ("--timeout", -1), ("--dead-letters", "")]
+)
+def test_a_run_without_any_result_replaces_no_file(amorsize, tmp_path, options):
+    """The results of the run before are still there; no items are a result."""
+    path = tmp_path / "out.jsonl"
+    path.write_text("old\n", encoding="utf-8")
+    status, out, err = amorsize("execute", SQUARE, *RANGE, "-o", path, *options)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert path.read_text(encoding="utf-8") == "old\n"
+    assert amorsize("execute", SQUARE, "--data-range", 0, "-o", path)[0] == 0
+    assert path.read_text(encoding="utf-8") == ""
+
+
+@pytest.mark.parametrize(
     "options",
     [
         ("--output", "items.txt"),
