@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from amorsize_executor.cli import data, task
 from amorsize_executor.cli.dlq import count
-from amorsize_executor.cli.render import Renderer, dump_json, wrap
+from amorsize_executor.cli.render import ESCAPED, Renderer, dump_json, wrap
 from amorsize_executor.errors import AmorsizeError, StorageError
 from amorsize_executor.wording import say_count, say_seconds
 
@@ -248,7 +248,7 @@ def open_output(path: str, out: TextIO, *, is_document: bool) -> Iterator[TextIO
         yield None if is_document else out
         return
     try:
-        file = Path(path).open("a", encoding="utf-8")  # noqa: SIM115 - closed below
+        file = Path(path).open("a", encoding="utf-8", errors=ESCAPED)  # noqa: SIM115 - closed below
     except OSError as error:
         raise StorageError(path, f"cannot be written: {error.strerror or error}") from error
     with file:

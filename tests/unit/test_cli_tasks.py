@@ -621,6 +621,23 @@ def test_errors_of_processes_are_one_line(arguments, status, said):
     assert status == 2 or "Traceback" in run(*arguments, "--debug")[2]
 
 
+def test_text_that_cannot_be_encoded_is_escaped(tmp_path):
+    """Results of a long run are not lost to one character, and JSON stays JSON."""
+    items = ["caf\xe9", "\udc80", "\U0001f600"]
+    path, output = tmp_path / "items.jsonl", tmp_path / "out.jsonl"
+    path.write_text("".join(f"{json.dumps(item)}\n" for item in items), encoding="utf-8")
+    command = "execute", "builtins:str", "--data-file", path
+    ascii_only = environment() | {"PYTHONIOENCODING": "ascii"}
+    status, out, _err = run(*command, env=ascii_only)
+    assert (status, [json.loads(line) for line in out.splitlines()]) == (0, items)
+    assert json.loads(run(*command, "--json", "--export", tmp_path / "e.json", env=ascii_only)[1])["results"] == items
+    assert json.loads((tmp_path / "e.json").read_bytes())["results"] == items
+    assert run(*command, "-o", output)[0] == 0
+    assert [json.loads(line) for line in output.read_bytes().splitlines()] == items
+    status, out, _err = run("optimize", SQUARE, *RANGE, env=ascii_only)
+    assert (status, "\\u00b5s" in out or " ns" in out or " ms" in out) == (0, True)
+
+
 def test_what_functions_print_is_no_answer(tmp_path):
     """It goes to stderr, from here and from workers; with ``--json`` and without."""
     (tmp_path / "loud.py").write_text("def loud(item):\n    print('LOUD', flush=True)\n    return item\n", "utf-8")
