@@ -40,16 +40,25 @@ class Judgement:
         sample: How those calls went.
         wishes: What the user asked for.
         narration: Where to tell of it.
+        goes_on: Judge by the calls that ended well, where others failed.
     """
 
     def __init__(
-        self, func: Callable[[Any], Any], supply: Supply, sample: Sample, wishes: Wishes, narration: Narration
+        self,
+        func: Callable[[Any], Any],
+        supply: Supply,
+        sample: Sample,
+        wishes: Wishes,
+        narration: Narration,
+        *,
+        goes_on: bool = False,
     ) -> None:
         self._func = func
         self._supply = supply
         self._sample = sample
         self._wishes = wishes
         self._narration = narration
+        self._goes_on = goes_on
         self._warnings: list[str] = []
         self._machine = probe_machine()
         self.profile = describe_sample(supply, sample, self._machine, wishes)
@@ -58,7 +67,9 @@ class Judgement:
         """Return the recommendation, without data."""
         obstacle = self._find_obstacle()
         if obstacle is not None:
-            return self._stay_serial(obstacle, is_predicted=False)
+            refusal = self._find_refusal() if self._sample.outcomes else None  # true of the calls that follow, too
+            reason = obstacle if refusal is None else f"{obstacle} {refusal}"
+            return self._stay_serial(reason, stays_here=refusal is not None, is_predicted=False)
         self._narration.enter(ANALYSING)
         profile = self.profile
         executor_type = "process"
@@ -124,7 +135,8 @@ class Judgement:
         if sample.error is not None:
             position = next(at for at, each in sample.outcomes.items() if each.error is not None)
             self._warnings.append(f"A sampled call failed: item {position} raised {sample.error!r}.")
-            return f"The function raised {type(sample.error).__name__} for the sampled item {position}."
+            if not self._goes_on:
+                return f"The function raised {type(sample.error).__name__} for the sampled item {position}."
         if worker_main.depth > 0:
             return "This process is a worker of another executor, which keeps the processors busy already."
         return None

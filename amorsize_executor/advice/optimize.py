@@ -126,7 +126,7 @@ def advise(
     narration.enter(SAMPLING)
     sample = take_sample(func, supply.ahead, longest_s=longest_s, goes_on=goes_on, with_profile=with_profile)
     narration.enter(SAMPLED)
-    result = Judgement(func, supply, sample, wishes, narration).pass_sentence()
+    result = Judgement(func, supply, sample, wishes, narration, goes_on=goes_on).pass_sentence()
     result.function_profiler_stats = sample.statistics
     keep_sample(result, supply, sample.outcomes)
     result.data = supply.complete()

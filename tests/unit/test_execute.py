@@ -80,6 +80,18 @@ def test_threads_where_they_were_asked_for(pretend):
     assert len(results) == 200
 
 
+def test_a_failed_call_of_the_sample_says_nothing_of_the_others(pretend):
+    """Where the work goes on after errors, the lane is chosen by the calls that ended well."""
+    pretend.calls(0.02, waiting=0.99)
+    options = {"on_error": "skip", "return_optimization_result": True}
+    results, advice = execute(even_only, range(1, 201), prefer_threads_for_io=True, **options)
+    assert (len(results), advice.executor_type, advice.n_jobs > 1) == (100, "thread", True)
+    assert "item 0 raised" in advice.warnings[0]
+    lock = threading.Lock()
+    results, advice = execute(lambda number: (lock, even_only(number)), range(1, 201), **options)
+    assert (len(results), advice.backend) == (100, "caller")
+
+
 def test_max_workers_bounds_the_recommendation(pretend):
     """What may not be used is not recommended."""
     pretend.calls(0.02, waiting=0.99)

@@ -282,6 +282,15 @@ def test_an_unpicklable_function_is_told_with_the_fix(pretend):
     assert result.backend == "caller"
 
 
+def test_what_cannot_travel_stays_here_after_an_error_too():
+    """A call of the sample that failed does not send the others where each of them would fail."""
+    lock = threading.Lock()
+    result = optimize(lambda n: (lock, 1 // n)[1], range(1000))
+    assert "ZeroDivisionError" in result.reason
+    assert "cannot be pickled" in result.reason
+    assert result.backend == "caller"
+
+
 def test_an_unpicklable_item_is_told_by_its_index(pretend):
     """The index is the item's own in the data."""
     pretend.calls(0.01)
