@@ -29,7 +29,10 @@ _WITHOUT_EFFECT = frozenset(
         "profile",
         "auto_adjust_for_nested_parallelism",
         "progress_callback",
+        "enable_function_profiling",
         "use_cache",
+        "enable_memory_tracking",
+        "adjust_for_system_load",
     )
 )
 """Keywords of ``optimize`` that are about its prediction: here the executor measures the real run."""

@@ -1,12 +1,13 @@
 """``process_in_batches``: bounded memory, one executor, results in order."""
 
+import inspect
 import itertools
 import math
 import weakref
 
 import pytest
 
-from amorsize_executor import RetryPolicy, estimate_safe_batch_size, process_in_batches
+from amorsize_executor import RetryPolicy, estimate_safe_batch_size, optimize, process_in_batches
 from amorsize_executor.advice import batch
 from amorsize_executor.advice.batch import BatchSize
 from amorsize_executor.tuning.machine import Machine
@@ -96,6 +97,13 @@ def test_unknown_keywords_are_type_errors():
     with pytest.raises(TypeError, match="no_such_option"):
         process_in_batches(square, [1], no_such_option=1)
     assert process_in_batches(square, [2], 1, profile=True, target_chunk_duration=0.1, max_workers=1) == [4]
+
+
+def test_every_keyword_of_optimize_is_known():
+    """What a program passed on to ``optimize`` does not make its batches fail."""
+    names = inspect.signature(optimize).parameters.items()
+    keywords = {name: parameter.default for name, parameter in names if parameter.default is not parameter.empty}
+    assert process_in_batches(square, [2], 1, **keywords) == [4]
 
 
 def test_items_are_pulled_batch_by_batch():
