@@ -10,6 +10,8 @@ from amorsize_executor.parameters import check_callable, check_count, check_flag
 
 MOST_SAMPLED = 10_000
 LONGEST_CHUNK_S = 3600
+OF_EVERY_BACKEND = frozenset(("max_workers", "chunksize", "target_chunk_duration"))
+"""Options of the executor that mean something wherever calls run."""
 
 
 def check_task(func: Any, data: Any) -> None:

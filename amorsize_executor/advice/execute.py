@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from amorsize_executor.advice.arguments import check_flags, check_sampling, check_task, count_items
+from amorsize_executor.advice.arguments import OF_EVERY_BACKEND, check_flags, check_sampling, check_task, count_items
 from amorsize_executor.advice.collecting import Progress, Watch, begin, collect, raise_error
 from amorsize_executor.advice.diagnosis import DiagnosticProfile
 from amorsize_executor.advice.hooks import HookManager
@@ -23,7 +23,6 @@ from amorsize_executor.wire.decorated import guards_of
 _SAMPLE_S = 0.05
 """Seconds after which ``execute`` samples no more: what is left, workers may run side by side."""
 _OWN_PLACE = frozenset(("isolate", "initializer", "mp_context", "max_tasks_per_child", "backend"))
-_OF_EVERY_BACKEND = frozenset(("chunksize", "target_chunk_duration"))
 _LAYERS = frozenset(("retry", "circuit_breaker", "rate_limit", "timeout", "checkpoint", "dead_letters", "middleware"))
 
 
@@ -139,8 +138,9 @@ def run_sampled(
     watch.begin(result, supply.total)
     with contextlib.ExitStack() as stack:
         if result.backend != "auto":
-            own = {name: value for name, value in options.items() if name in _OF_EVERY_BACKEND}
-            executor = stack.enter_context(AdaptiveExecutor(result.n_jobs, backend=result.backend, **own))
+            own = {name: value for name, value in options.items() if name in OF_EVERY_BACKEND}
+            own |= {"max_workers": result.n_jobs, "backend": result.backend}
+            executor = stack.enter_context(AdaptiveExecutor(**own))
         stream, source = begin(executor, func, supply.without(sampled.keys()), supply.total)
         results = collect(stream, source, sampled, on_error, watch)
     watch.end(len(results))

@@ -89,7 +89,7 @@ def take_sample(
         with_profile: Run the last call under cProfile; its time counts only where there is no other.
     """
     codec = Codec(None, into_worker=True)
-    function = try_pickling(travelling(func, codec), codec)
+    function = try_function(func, codec)
     arguments = {position: try_pickling(item, codec) for position, item in ahead}
     overhead_s = min(_Run(return_nothing, None, None).wall_s for _ in range(_TRIALS))
     resident, peak = resident_bytes(), peak_bytes()
@@ -192,6 +192,11 @@ def processor_s() -> float:
     """Return the processor seconds of this process and of the children that it waited for."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def try_function(func: Callable[..., Any], codec: Codec) -> Travel:
+    """Pickle a function as ``try_pickling`` does, with what its workers would get of it."""
+    return try_pickling(travelling(func, codec), codec)
 
 
 def try_pickling(item: Any, codec: Codec) -> Travel:

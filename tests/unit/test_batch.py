@@ -3,6 +3,9 @@
 import inspect
 import itertools
 import math
+import os
+import threading
+import time
 import weakref
 
 import pytest
@@ -179,6 +182,20 @@ def test_items_weigh_too(memory):
     process_in_batches(len, items, sample_size=2, on_batch=lambda results: sizes.append(len(results)))
     assert max(sizes) <= 10
     assert sum(sizes) == 30
+
+
+def test_a_function_that_cannot_travel_runs_here():
+    """As with ``execute``; only options that need processes make it an error."""
+    lock = threading.Lock()
+
+    def guarded(number):
+        with lock:
+            return os.getpid(), time.sleep(0.01)
+
+    here = [(os.getpid(), None)] * 50
+    assert process_in_batches(guarded, range(50), max_workers=2) == here
+    with pytest.raises(TypeError, match="pickle"):
+        process_in_batches(guarded, range(50), isolate=True)
 
 
 def test_errors_are_dealt_with_as_in_execute():
