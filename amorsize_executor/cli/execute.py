@@ -175,18 +175,13 @@ class Run:
             most = min(result.n_jobs, self._arguments.workers or result.n_jobs)
             options |= {"backend": result.backend, "max_workers": most}
         sampled = outcomes_of(result)
-        executor = self._stream(options, supply_of(result).without(sampled.keys()), sampled)
+        executor, _did = self._stream(options, supply_of(result).without(sampled.keys()), sampled)
         return {"optimization": task.facts_of(self._arguments, result), "ran": describe_crew(executor)}
 
     def _begin_with_nothing(self, options: dict[str, Any]) -> dict[str, Any]:
         """Run all calls through the executor, whose first calls are its sample: layers are to see every call."""
-        from amorsize_executor.advice.execute import describe_run  # noqa: PLC0415 - loads the executor
-
-        began = time.perf_counter()
-        executor = self._stream(options, self._items, {})
-        calls = self._writer.count + self._writer.errors
-        result: OptimizationResult = describe_run(executor, calls, time.perf_counter() - began)
-        return {"optimization": task.facts_of(self._arguments, result), "ran": describe_crew(executor)}
+        executor, did = self._stream(options, self._items, {})
+        return {"optimization": task.facts_of(self._arguments, did), "ran": describe_crew(executor)}
 
     def _begin_with_plan(self, options: dict[str, Any]) -> dict[str, Any]:
         from amorsize_executor.advice.config import load_config  # noqa: PLC0415 - loads the tuner
@@ -195,7 +190,7 @@ class Run:
         options["config"] = plan
         if plan.executor_type != "process":
             options["backend"] = "thread" if plan.executor_type == "thread" else "caller"
-        executor = self._stream(options, self._items, {})
+        executor, _did = self._stream(options, self._items, {})
         return {
             "config_source": self._arguments.load_config,
             "n_jobs": plan.n_jobs,
@@ -204,19 +199,29 @@ class Run:
             "ran": describe_crew(executor),
         }
 
-    def _stream(self, options: dict[str, Any], items: Iterable[Any], sampled: dict[int, Outcome]) -> AdaptiveExecutor:
-        """Run the calls of what the sample has left, and hand all outcomes to the writer in order."""
+    def _stream(
+        self, options: dict[str, Any], items: Iterable[Any], sampled: dict[int, Outcome]
+    ) -> tuple[AdaptiveExecutor, OptimizationResult]:
+        """Run the calls of what the sample has left, and hand all outcomes to the writer in order.
+
+        Returns:
+            The executor, which has ended; and what it did, as a recommendation.
+        """
         from amorsize_executor.advice.collecting import Source, outcomes_of_calls, weave  # noqa: PLC0415
+        from amorsize_executor.advice.execute import describe_run  # noqa: PLC0415
         from amorsize_executor.executor import AdaptiveExecutor  # noqa: PLC0415 - listing dead letters needs none
 
+        began = time.perf_counter()
         with AdaptiveExecutor(**options) as executor:
             source = Source(items)
             stream = executor.imap(self._function, source)
-            for position, outcome in enumerate(weave(outcomes_of_calls(stream, source), sampled)):
-                self._writer.take(position, outcome)
-                self._show_progress(position + 1)
+            calls = 0
+            for outcome in weave(outcomes_of_calls(stream, source), sampled):
+                self._writer.take(calls, outcome)
+                calls += 1
+                self._show_progress(calls)
             self._show_progress(self._total or 0, is_last=True)
-        return executor
+            return executor, describe_run(executor, calls, time.perf_counter() - began)
 
     def _show_progress(self, done: int, *, is_last: bool = False) -> None:
         if self._draw is None or not self._total:

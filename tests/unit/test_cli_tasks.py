@@ -317,6 +317,15 @@ def test_an_execution_has_the_executors_layers(amorsize, tmp_path, monkeypatch):
     assert len(json.loads(amorsize("dlq", "list", "--directory", "dlq", "--json")[1])) == 2
 
 
+def test_a_run_with_layers_tells_of_the_workers_that_it_had(amorsize, tmp_path):
+    """Which there are none of any more when it is told."""
+    path = tmp_path / "items.jsonl"
+    path.write_text("0.01\n" * 100, encoding="utf-8")
+    command = "execute", "tests.payloads:sleep_return", "--data-file", path, "--retry", 1, "--workers", 2, "--json"
+    answer = json.loads(amorsize(*command)[1])
+    assert (answer["optimization"]["n_jobs"], answer["ran"]["workers_started"]) == (2, 2)
+
+
 def test_what_json_does_not_know_is_written_all_the_same():
     """No result is lost after all the work."""
     numpy = pytest.importorskip("numpy")
