@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import operator
 import stat
 import sys
 import warnings
@@ -308,6 +309,13 @@ def test_a_plan_is_for_a_function_by_name(name, is_for):
     """With or without its module; without a name, for any."""
     assert ConfigData(1, 1, function_name=name).is_for(payloads.square) is is_for
     assert ConfigData(1, 1, function_name=name).is_for(functools.partial(payloads.square)) is is_for
+
+
+def test_a_plan_is_for_a_function_that_a_module_has_from_another():
+    """What was named on the command line need not be where the function was written."""
+    assert operator.neg.__module__ == "_operator"
+    for name, is_for in (("operator:neg", True), ("operator.neg", True), ("operator:pos", False), ("neg.", False)):
+        assert ConfigData(1, 1, function_name=name).is_for(operator.neg) is is_for
 
 
 def test_an_executor_begins_with_a_saved_plan(tmp_path):
