@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import TimeoutError as FuturesTimeoutError
 from typing import Any
 
@@ -320,10 +320,12 @@ def quick_validate(
     data: Iterable[Any],
     sample_size: int = 100,
     verbose: bool = False,  # noqa: FBT001, FBT002 - the contract's order
+    *,
+    timeout: float = 60.0,
 ) -> BenchmarkResult:
     """Validate on at most ``sample_size`` items, spread evenly over all; see ``validate_optimization``."""
     check_task(func, data)
     check_count("sample_size", sample_size, optional=False)
-    items = list(data)
+    items = data if isinstance(data, Sequence) else list(data)
     chosen = [items[position] for position in spread(len(items), sample_size)]
-    return validate_optimization(func, chosen, verbose=verbose)
+    return validate_optimization(func, chosen, timeout=timeout, verbose=verbose)

@@ -167,7 +167,8 @@ def test_quick_validate_spreads_its_sample(monkeypatch):
     monkeypatch.setattr(benchmark, "validate_optimization", lambda _func, items, **_flags: chosen.append(items))
     quick_validate(square, (number for number in range(101)), 5)
     quick_validate(square, range(3))
-    assert chosen == [[0, 25, 50, 75, 100], [0, 1, 2]]
+    quick_validate(square, range(10**15 + 1), 3)
+    assert chosen == [[0, 25, 50, 75, 100], [0, 1, 2], [0, 10**15 // 2, 10**15]]
 
 
 @pytest.mark.parametrize("advice", [ONE, TWO])

@@ -386,6 +386,16 @@ def test_a_prediction_is_validated(amorsize):
     assert re.fullmatch(r"accuracy=\d+% actual=[\d.]+x predicted=[\d.]+x\n", out)
 
 
+def test_options_bound_what_is_measured(amorsize):
+    """All of it: a quick validation too, and what a recommendation among others is for."""
+    nap = "tests.payloads:nap"
+    status, out, err = amorsize("validate", nap, *RANGE, "--quick", "--timeout", 0.001)
+    assert (status, out) == (1, "")
+    assert "timeout of 0.001 s" in err
+    answer = json.loads(amorsize("compare", nap, "--data-range", 1000, "--max-items", 1, "--json")[1])
+    assert {entry["name"]: entry["n_jobs"] for entry in answer["strategies"]} == {"Serial": 1, "Optimizer": 1}
+
+
 def test_settings_are_compared(amorsize):
     """The fastest first; serial code is among them unless it is left out."""
     settings = "--configs", "two:2,5", "1,5,thread"
