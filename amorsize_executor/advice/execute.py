@@ -131,11 +131,12 @@ def run_sampled(
 ) -> list[Any]:
     """Run what the sample has left, and return all results."""
     sampled = outcomes_of(result)
-    if on_error == "raise":
-        for outcome in sampled.values():
-            raise_error(outcome)
     supply = supply_of(result)
     watch.begin(result, supply.total)
+    if on_error == "raise":
+        for failed in (outcome for outcome in sampled.values() if outcome.error is not None):
+            watch.note(failed)
+            raise_error(failed)
     with contextlib.ExitStack() as stack:
         if result.backend != "auto":
             own = {name: value for name, value in options.items() if name in OF_EVERY_BACKEND}

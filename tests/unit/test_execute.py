@@ -303,6 +303,17 @@ def test_hooks_hear_of_errors():
     assert all("even_only" in context.error_traceback for context in seen)
 
 
+def test_hooks_hear_of_the_error_that_ends_the_run():
+    """Also where it was a call of the sample; the end is not told then."""
+    manager, seen = HookManager(), []
+    for event in HookEvent:
+        manager.register(event, lambda context: seen.append((context.event, context.error_message)))
+    with pytest.raises(ValueError, match="1 is odd"):
+        execute(even_only, range(4), hooks=manager)
+    assert seen[:2] == [(HookEvent.PRE_EXECUTE, None), (HookEvent.ON_ERROR, "1 is odd")]
+    assert HookEvent.POST_EXECUTE not in dict(seen)
+
+
 def test_empty_data_has_no_chunks():
     """Beginning and end, and nothing between."""
     manager, seen = HookManager(), []
