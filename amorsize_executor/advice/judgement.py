@@ -183,7 +183,7 @@ class Judgement:
         profile.parallel_compute_time = forecast.serial_s / forecast.workers
         profile.theoretical_max_speedup = float(forecast.workers)
         profile.max_workers_cpu, profile.max_workers_memory = outlook.most_by_cpu, outlook.most_by_memory
-        if outlook.most_by_memory <= forecast.workers:
+        if outlook.is_bound_by_memory and outlook.most_by_memory <= forecast.workers:
             profile.constraints.append(
                 f"memory: a worker grows by {profile.format_bytes(profile.peak_memory_bytes)}, and "
                 f"{say_count(outlook.most_by_memory, 'worker')} fit"
@@ -211,7 +211,11 @@ class Judgement:
         call_s = profile.avg_execution_time
         times = f"{say_seconds(forecast.serial_s)} here and {say_seconds(forecast.parallel_s)} in workers"
         about = f"{say_count(calls, 'call')} of {say_seconds(call_s)} would take {times}"
-        if profile.max_workers_memory < _FEWEST:
+        if calls < _FEWEST:
+            why = "one call cannot be shared"
+        elif self._wishes.max_workers == 1:
+            why = "max_workers is 1"
+        elif profile.max_workers_memory < _FEWEST:
             size = profile.format_bytes(profile.peak_memory_bytes)
             why = f"there is memory for one worker only, as a call takes {size}"
         elif self._machine.cores < _FEWEST and profile.workload_type == CPU_BOUND:

@@ -56,7 +56,8 @@ class Outlook:
     Attributes:
         costs: What workers cost.
         most_by_cpu: Workers that processors and waiting are worth.
-        most_by_memory: Workers that fit into memory.
+        most_by_memory: Workers that fit into memory, as far as there may be so many.
+        is_bound_by_memory: Whether it is memory that allows no more than that.
         load_s: Seconds that each worker needs to load the function, where it does not inherit it.
         problem: Why workers cannot be had, or cannot load the function; None where they can.
         inner_threads: Processors that a call keeps busy by itself, >= 1.
@@ -98,6 +99,7 @@ class Outlook:
             self.problem = error
         tuner = self._tuner()
         self.most_by_memory = tuner.most_workers if most is None else self._most_by_memory()
+        self.is_bound_by_memory = self.most_by_memory < find_most_workers(None, cores)
         share = min(profile.cpu_time_ratio, 1.0)
         self.most_by_cpu = most or min(find_most_workers(None, cores), max(cores, int(cores / max(share, 1e-3))))
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from amorsize_executor import DiagnosticProfile, OptimizationResult, optimize
+from amorsize_executor import DiagnosticProfile, OptimizationResult, execute, optimize
 from amorsize_executor.advice import outlook
 from amorsize_executor.advice.lane_cost import measure_costs, measure_load
 from amorsize_executor.advice.optimization import NoProfileError
@@ -206,6 +206,15 @@ def test_little_work_stays_serial(pretend):
     assert "starting workers" in result.reason
 
 
+def test_one_call_is_not_said_to_be_held_up_by_overhead(pretend):
+    """There is nothing to share, however long it takes; nor is there where one worker is allowed."""
+    pretend.calls(5.0)
+    assert "because one call cannot be shared" in optimize(square, [1]).reason
+    results, advice = execute(square, range(9), max_workers=1, return_optimization_result=True)
+    assert len(results) == 9
+    assert "because max_workers is 1" in advice.reason
+
+
 def test_heavy_calls_use_all_cores(pretend):
     """The speed-up is near the number of cores, within its range, and never above the workers."""
     pretend.calls(0.01)
@@ -316,6 +325,15 @@ def test_memory_bounds_the_workers(pretend):
     assert "memory for one worker" in result.reason
     assert result.profile.max_workers_memory == 1
     assert optimize(square, range(100), enable_memory_tracking=False).n_jobs == 2
+
+
+def test_memory_is_no_constraint_where_something_else_is(pretend):
+    """As many threads as are ever started are not said to be all that fit."""
+    pretend.calls(0.1, waiting=0.999, growth=GIB)
+    assert [text[:6] for text in optimize(square, range(100_000), profile=True).profile.constraints] == ["memory"]
+    pretend.calls(0.1, waiting=0.999)
+    result = optimize(square, range(100_000), prefer_threads_for_io=True, profile=True)
+    assert (result.n_jobs, result.profile.constraints) == (32, [])
 
 
 def test_large_results_are_warned_of(pretend):
