@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 
+_LARGE = 999.5  # from here on three digits are not enough, or the next unit begins
+
 
 def say_seconds(seconds: float) -> str:
     """Write a duration with the unit that suits it: ``'3.2 ms'``."""
+    if seconds >= _LARGE:
+        return f"{seconds:,.0f} s"
     for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
-        if seconds * factor >= 1:
+        if 1000 * seconds * factor >= _LARGE:
             return f"{seconds * factor:.3g} {unit}"
     return f"{seconds * 1e9:.3g} ns"
 
