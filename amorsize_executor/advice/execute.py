@@ -113,8 +113,10 @@ def execute(
         with AdaptiveExecutor(**options) as executor:  # refuses wrong options before any call
             # Before the sample: if that leaves threads behind, workers could not be forked from here any more.
             executor._accepting().start()  # noqa: SLF001 - what the first submit would do
-            longest_s, goes_on = _SAMPLE_S, on_error != "raise"
-            result = advise(func, data, sample_size, wishes, narration, longest_s=longest_s, goes_on=goes_on)
+            goes_on = on_error != "raise"
+            result = advise(
+                func, data, sample_size, wishes, narration, longest_s=_SAMPLE_S, warm_up_s=0.0, goes_on=goes_on
+            )
             results = run_sampled(func, result, executor, options, on_error, watch)
     if not profile:
         result.profile = None

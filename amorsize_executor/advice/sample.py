@@ -20,6 +20,9 @@ from amorsize_executor.worker.recorder import peak_bytes, resident_bytes
 LONGEST_S = 0.25
 """No more calls are sampled after this time: what comes then, workers may run side by side."""
 
+WARM_UP_S = 1.0
+"""A first call up to here is not counted in that time: it may be slow by imports and caches, unlike all others."""
+
 _TRIALS = 3
 _LEAST_CALL_S = 5e-8  # no call of Python takes less
 _WARM_UP = 2.0
@@ -76,6 +79,7 @@ def take_sample(
     ahead: list[tuple[int, Any]],
     *,
     longest_s: float = LONGEST_S,
+    warm_up_s: float = WARM_UP_S,
     goes_on: bool = False,
     with_profile: bool = False,
 ) -> Sample:
@@ -85,6 +89,7 @@ def take_sample(
         func: What is called.
         ahead: (position, item) of the items.
         longest_s: Seconds after which no more calls are begun.
+        warm_up_s: Seconds of a first call that are not counted, if it takes no more.
         goes_on: Go on after an error.
         with_profile: Run the last call under cProfile; its time counts only where there is no other.
     """
@@ -104,6 +109,8 @@ def take_sample(
             profiler = find_profiler()
         run = _Run(func, item, profiler, overhead_s)
         outcomes[position] = run.outcome
+        if place == 0 and run.wall_s <= warm_up_s:
+            began = time.perf_counter()
         if run.outcome.error is None:
             runs.append((position, run))
         elif not goes_on:

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from amorsize_executor import DiagnosticProfile, OptimizationResult, execute, optimize
-from amorsize_executor.advice import outlook
+from amorsize_executor.advice import outlook, sample
 from amorsize_executor.advice.lane_cost import measure_costs, measure_load
 from amorsize_executor.advice.optimization import NoProfileError
 from amorsize_executor.advice.sample import leave_out_warm_up, take_sample
@@ -171,6 +171,23 @@ def test_the_sample_ends_early_where_calls_are_long():
     taken = take_sample(func, list(enumerate(range(5))), longest_s=-1.0)
     assert func.seen == [0]
     assert list(taken.outcomes) == [0]
+
+
+def test_a_slow_first_call_does_not_use_up_the_time_for_sampling(monkeypatch):
+    """It would be all that there is to predict from: of a function that imports what it needs, nothing true."""
+    clock = SimpleNamespace(now_s=0.0, perf_counter=lambda: clock.now_s, process_time=lambda: 0.0)
+    monkeypatch.setattr(sample, "time", clock)
+    seen = []
+
+    def work(took_s):
+        seen.append(took_s)
+        clock.now_s += took_s
+
+    for durations_s, sampled in (((0.9, 0.1, 0.1, 0.1, 0.1), 4), ((1.1, 0.1, 0.1), 1), ((0.3, 0.3, 0.3), 2)):
+        seen.clear()
+        taken = take_sample(work, list(enumerate(durations_s)))
+        assert len(seen) == len(taken.outcomes) == sampled
+    assert take_sample(work, list(enumerate((0.3, 0.1))), warm_up_s=0.0).outcomes.keys() == {0}
 
 
 def test_cheap_calls_cost_what_they_use():
