@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -166,14 +167,16 @@ def collect(
         watch: Is told of every outcome.
     """
     closing: Any = stream
+    results: list[Any] = []
     with contextlib.closing(closing):  # an error's traceback would keep it, and its calls would all be run
         if on_error == "raise" and not watch.is_watched:
-            results = list(stream)
+            values = iter(stream)
             for position in sorted(sampled):
-                results.insert(position, sampled[position].value)
+                results.extend(itertools.islice(values, position - len(results)))
+                results.append(sampled[position].value)
+            results.extend(values)
             watch.count(len(results))
             return results
-        results = []
         for outcome in weave(outcomes_of_calls(stream, source), sampled):
             watch.note(outcome)
             if on_error == "raise":

@@ -58,6 +58,13 @@ def test_no_item_is_run_twice(tmp_path, count, shape):
     assert sorted(read_executions(marks)) == sorted(keys)
 
 
+@pytest.mark.parametrize("sample_size", [1, 7, 1000, 10_000])
+def test_a_sample_of_any_size_stands_at_its_places(sample_size):
+    """Its results are put between the others on the way, so that a large one costs no more time than a small one."""
+    assert execute(identity, range(5000), sample_size) == list(range(5000))
+    assert execute(identity, iter(range(5000)), sample_size) == list(range(5000))
+
+
 def test_a_function_that_cannot_travel_runs_here(pretend):
     """What holds a lock is executed in this process, however long its calls take."""
     lock = threading.Lock()
