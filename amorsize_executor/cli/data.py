@@ -110,6 +110,8 @@ class Source(Iterable[Any]):
 
     def _open(self) -> IO[bytes]:
         if self._path is None:
+            if sys.stdin is None:
+                raise DataError(self._name, "is closed; pipe the items into it, or name a file with --data-file")
             return open(sys.stdin.fileno(), "rb", closefd=False)
         try:
             return self._path.open("rb")

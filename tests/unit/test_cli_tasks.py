@@ -497,6 +497,14 @@ def test_items_come_from_standard_input():
     assert "standard input: holds no items" in err
 
 
+def test_a_closed_standard_input_is_told(amorsize, monkeypatch):
+    """As programs have it that nobody watches."""
+    monkeypatch.setattr(sys, "stdin", None)
+    status, out, err = amorsize("execute", IDENTITY, "--data-stdin")
+    assert (status, out) == (1, "")
+    assert "standard input: is closed" in err
+
+
 def test_a_pipe_with_a_name_loses_no_items():
     """Shells make one of ``<(command)``; looking whether it is empty would take its first lines."""
     reading, writing = os.pipe()
@@ -537,6 +545,9 @@ def test_functions_of_files_are_found(tmp_path, monkeypatch):
     (tmp_path / "json.py").write_text("def f(x):\n    return x\n", "utf-8")
     with pytest.raises(TargetError, match="which is something else here; rename the file"):
         load_function("json.py:f")
+    (tmp_path / "a.b.py").write_text("def f(x):\n    return x\n", "utf-8")
+    with pytest.raises(TargetError, match="which is something else here; rename the file"):
+        load_function("a.b.py:f")
     with pytest.raises(TargetError, match="there is no file"):
         load_function("nowhere.py:f")
 
