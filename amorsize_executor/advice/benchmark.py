@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import statistics
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import TimeoutError as FuturesTimeoutError
 from typing import Any
 
 from amorsize_executor.advice.arguments import check_flags, check_task
+from amorsize_executor.advice.diagnosis import WIDTH
 from amorsize_executor.advice.narration import Narration
 from amorsize_executor.advice.optimization import OptimizationResult
 from amorsize_executor.advice.optimize import advise
@@ -113,7 +115,9 @@ class BenchmarkResult:
             f"Verdict: {verdict}",
         ]
         if self.recommendations:
-            lines += ["", "Recommendations:", *(f"  - {text}" for text in self.recommendations)]
+            lines += ["", "Recommendations:"]
+        for text in self.recommendations:
+            lines += textwrap.wrap(f"  - {text}", WIDTH, subsequent_indent="    ")
         return "\n".join(lines)
 
     def __repr__(self) -> str:

@@ -267,7 +267,7 @@ def tell(arguments: argparse.Namespace, facts: dict[str, Any], renderer: Rendere
     if facts["errors_count"]:
         line += f", {say_count(facts['errors_count'], 'call')} failed"
     plan, workers = facts.get("optimization", facts), facts["ran"]["workers_started"]
-    lines = [f"{line}; {say_count(workers, 'worker') if workers else 'no workers: this process'} ran the calls"]
+    lines = wrap(f"{line}; {say_count(workers, 'worker') if workers else 'no workers: this process'} ran the calls")
     if "reason" in plan and not arguments.quiet:
         lines += wrap(f"Reason: {plan['reason']}")
     if renderer.form != "text" or arguments.output != "-":

@@ -129,7 +129,9 @@ def test_what_cannot_travel_is_not_sent(timed):
 def test_recommendations(timed, parallel_s, texts):
     """Two below 1, one below 1.2, and two where the prediction is far off."""
     timed([1.0], [parallel_s])
-    found = validate_optimization(square, range(40), TWO).recommendations
+    result = validate_optimization(square, range(40), TWO)
+    found = result.recommendations
+    assert max(map(len, str(result).splitlines())) < 80
     assert len(found) == len(texts)
     assert all(text in line for text, line in zip(texts, found))
 
