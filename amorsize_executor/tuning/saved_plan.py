@@ -73,8 +73,8 @@ class ConfigData:
             check_text(name, getattr(self, name), optional=name != "source")
         if self.system_info is None:
             object.__setattr__(self, "system_info", describe_system())
-        elif not isinstance(self.system_info, dict):
-            raise InvalidParameterTypeError("system_info", self.system_info, "must be a dictionary or None")
+        elif not (isinstance(self.system_info, dict) and all(isinstance(name, str) for name in self.system_info)):
+            raise InvalidParameterTypeError("system_info", self.system_info, "must be a dictionary by names, or None")
         if self.timestamp is None:
             object.__setattr__(self, "timestamp", datetime.now().isoformat(timespec="seconds"))  # noqa: DTZ005 - local
 

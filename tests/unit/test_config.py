@@ -192,6 +192,22 @@ def test_damaged_yaml_is_one_line(tmp_path):
         load_config(path)
 
 
+def test_text_may_begin_with_a_mark(tmp_path):
+    """As some editors have it; so may data files."""
+    path = tmp_path / "plan.json"
+    path.write_text('{"n_jobs": 2, "chunksize": 3}', "utf-8-sig")
+    assert load_config(path).n_jobs == 2
+
+
+def test_the_machine_is_told_by_names(tmp_path):
+    """YAML has keys that are no text, which nobody could show or write as JSON."""
+    pytest.importorskip("yaml", reason="needs PyYAML")
+    path = tmp_path / "plan.yaml"
+    path.write_text("n_jobs: 2\nchunksize: 3\nsystem_info: {1: 2}\n", "utf-8")
+    with pytest.raises(ConfigFileError, match="system_info must be a dictionary by names"):
+        load_config(path)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
