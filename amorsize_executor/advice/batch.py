@@ -7,16 +7,15 @@ import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
-from amorsize_executor.advice.arguments import OF_EVERY_BACKEND, check_flags, check_share, check_task
+from amorsize_executor.advice.arguments import check_flags, check_share, check_task
 from amorsize_executor.advice.collecting import Watch, collect, outcomes_of_calls, raise_error
 from amorsize_executor.advice.narration import Narration
-from amorsize_executor.advice.sample import try_function
+from amorsize_executor.advice.sample import choose_backend
 from amorsize_executor.advice.supply import spread
 from amorsize_executor.errors import InvalidParameterError
 from amorsize_executor.executor import AdaptiveExecutor
 from amorsize_executor.parameters import check_callable, check_choice, check_count, check_number
 from amorsize_executor.tuning.machine import probe_machine
-from amorsize_executor.wire.codec import Codec
 from amorsize_executor.wire.weight import weigh
 from amorsize_executor.wording import say_count
 
@@ -94,8 +93,7 @@ def process_in_batches(
         raise InvalidParameterError("batch_size", batch_size, rule)
     if prefer_threads_for_io:
         wanted["backend"] = "thread"
-    elif wanted.keys() <= OF_EVERY_BACKEND and try_function(func, Codec(None, into_worker=True)).error is not None:
-        wanted["backend"] = "caller"
+    wanted |= choose_backend(func, wanted, prefers_threads=False)
     size = BatchSize(batch_size, max_memory_percent, sample_size)
     kept: list[Any] = []
     narration = Narration(verbose=verbose)

@@ -7,7 +7,14 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from amorsize_executor.advice.arguments import OF_EVERY_BACKEND, check_flags, check_sampling, check_task, count_items
+from amorsize_executor.advice.arguments import (
+    LAYERS_OF_EVERY_BACKEND,
+    OF_EVERY_BACKEND,
+    check_flags,
+    check_sampling,
+    check_task,
+    count_items,
+)
 from amorsize_executor.advice.collecting import Progress, Watch, begin, collect, raise_error
 from amorsize_executor.advice.diagnosis import DiagnosticProfile
 from amorsize_executor.advice.hooks import HookManager
@@ -15,6 +22,7 @@ from amorsize_executor.advice.narration import COMPLETE, START, Narration, Progr
 from amorsize_executor.advice.optimization import OptimizationResult, outcomes_of, supply_of
 from amorsize_executor.advice.optimize import advise
 from amorsize_executor.advice.outlook import Wishes
+from amorsize_executor.advice.sample import choose_backend
 from amorsize_executor.errors import InvalidParameterTypeError
 from amorsize_executor.executor import AdaptiveExecutor
 from amorsize_executor.parameters import check_callable, check_choice
@@ -23,7 +31,7 @@ from amorsize_executor.wire.decorated import guards_of
 _SAMPLE_S = 0.05
 """Seconds after which ``execute`` samples no more: what is left, workers may run side by side."""
 _OWN_PLACE = frozenset(("isolate", "initializer", "mp_context", "max_tasks_per_child", "backend"))
-_LAYERS = frozenset(("retry", "circuit_breaker", "rate_limit", "timeout", "checkpoint", "dead_letters", "middleware"))
+_LAYERS = LAYERS_OF_EVERY_BACKEND | {"timeout", "middleware"}
 
 
 def execute(
@@ -49,7 +57,8 @@ def execute(
 
     No item is run twice: the sampled calls are part of the work. The prediction chooses between threads and
     processes; from then on the executor goes by what it measures. Where calls may not run in the calling thread, or
-    pass layers (a retry, a checkpoint, ...), the executor's own first calls are the sample.
+    pass layers (a retry, a checkpoint, ...), the executor's own first calls are the sample. With layers, threads that
+    are preferred are taken unless something needs processes, such as a timeout.
 
     Blocks until all calls have ended.
 
@@ -108,6 +117,7 @@ def execute(
     watch = Watch(hooks, progress)
     given = {name for name, value in executor_options.items() if value is not None and value is not False}
     if given & (_OWN_PLACE | _LAYERS) or guards_of(func):
+        options |= choose_backend(func, given, prefers_threads=prefer_threads_for_io)
         result, results = run_unsampled(func, data, options, on_error, watch, narration)
     else:
         with AdaptiveExecutor(**options) as executor:  # refuses wrong options before any call

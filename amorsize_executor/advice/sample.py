@@ -8,9 +8,10 @@ import pickle
 import pstats
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
+from amorsize_executor.advice.arguments import LAYERS_OF_EVERY_BACKEND, OF_EVERY_BACKEND
 from amorsize_executor.engine.helper import queued_since_last_s
 from amorsize_executor.records import Lane, Measurement
 from amorsize_executor.wire.codec import Codec
@@ -94,7 +95,7 @@ def take_sample(
         with_profile: Run the last call under cProfile; its time counts only where there is no other.
     """
     codec = Codec(None, into_worker=True)
-    function = try_function(func, codec)
+    function = try_pickling(travelling(func, codec), codec)
     arguments = {position: try_pickling(item, codec) for position, item in ahead}
     overhead_s = min(_Run(return_nothing, None, None).wall_s for _ in range(_TRIALS))
     resident, peak = resident_bytes(), peak_bytes()
@@ -201,9 +202,18 @@ def processor_s() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def try_function(func: Callable[..., Any], codec: Codec) -> Travel:
-    """Pickle a function as ``try_pickling`` does, with what its workers would get of it."""
-    return try_pickling(travelling(func, codec), codec)
+def choose_backend(func: Callable[..., Any], options: Collection[str], *, prefers_threads: bool) -> dict[str, str]:
+    """Return the ``backend`` for calls of which there is no sample; nothing where the executor is to choose.
+
+    It is threads where they are preferred, and this process for what does not pickle, unless options of the executor
+    with these names have their own say.
+    """
+    if not set(options) <= OF_EVERY_BACKEND | LAYERS_OF_EVERY_BACKEND:
+        return {}
+    if prefers_threads:
+        return {"backend": "thread"}
+    codec = Codec(None, into_worker=True)
+    return {} if try_pickling(travelling(func, codec), codec).error is None else {"backend": "caller"}
 
 
 def try_pickling(item: Any, codec: Codec) -> Travel:

@@ -180,6 +180,10 @@ class Run:
 
     def _begin_with_nothing(self, options: dict[str, Any]) -> dict[str, Any]:
         """Run all calls through the executor, whose first calls are its sample: layers are to see every call."""
+        from amorsize_executor.advice.sample import choose_backend  # noqa: PLC0415 - loads the executor
+
+        given = {name for name, value in options.items() if value is not None}
+        options |= choose_backend(self._function, given, prefers_threads=self._arguments.threads)
         executor, did = self._stream(options, self._items, {})
         return {"optimization": task.facts_of(self._arguments, did), "ran": describe_crew(executor)}
 

@@ -366,6 +366,8 @@ def test_calls_that_wait_run_in_threads_where_that_is_said(amorsize):
     answer = json.loads(out)
     assert answer["results"] == list(range(200))
     assert answer["optimization"]["executor_type"] == "thread"
+    command = "execute", "tests.payloads:nap", "--data-range", 20, "--threads", "--json", "--retry", 1
+    assert json.loads(amorsize(*command)[1])["ran"]["lane"] == "threads"
 
 
 # --- validate and compare ---

@@ -1,6 +1,8 @@
 """``execute``: every item once, in order, through the executor."""
 
+import os
 import threading
+import time
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
@@ -264,6 +266,23 @@ def test_a_rerun_with_a_checkpoint_repeats_nothing(tmp_path, monkeypatch):
     for _ in range(2):
         assert execute(lambda key: count_execution(str(marks), key), keys, checkpoint="work") == keys
     assert sorted(read_executions(marks)) == sorted(keys)
+
+
+def test_layers_do_not_change_where_calls_can_run():
+    """What cannot travel runs here, and in threads where they are preferred; a timeout needs processes."""
+    lock = threading.Lock()
+
+    def guarded(_item):
+        with lock:
+            return os.getpid(), threading.current_thread().name, time.sleep(0.01)
+
+    retry = RetryPolicy()
+    assert {pid for pid, *_rest in execute(guarded, range(30), retry=retry)} == {os.getpid()}
+    results = execute(guarded, range(30), prefer_threads_for_io=True, retry=retry)
+    assert {pid for pid, *_rest in results} == {os.getpid()}
+    assert threading.main_thread().name not in {name for _pid, name, _none in results}
+    with pytest.raises(TypeError, match="pickle"):
+        execute(guarded, range(30), prefer_threads_for_io=True, retry=retry, timeout=20)
 
 
 def test_decorated_functions_keep_their_policies():
