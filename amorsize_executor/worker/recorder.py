@@ -11,6 +11,7 @@ import contextlib
 import os
 import pickle
 import resource
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -295,4 +296,4 @@ def resident_bytes() -> int:
 
 def peak_bytes() -> int:
     """Return the most resident memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

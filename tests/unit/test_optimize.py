@@ -197,6 +197,16 @@ def test_cheap_calls_cost_what_they_use():
     assert all(m.cpu_s == m.wall_s and m.waiting_s == 0 for m in taken.measurements if m.wall_s < 1e-3)
 
 
+def test_memory_is_what_the_sample_added_to_the_peak(monkeypatch):
+    """Where the resident memory is not known, the process itself is no growth: one worker would be all that fits."""
+    monkeypatch.setattr(sample, "resident_bytes", lambda: 0)
+    before = sample.peak_bytes()
+    taken = take_sample(lambda size: len(b"x" * size), [(0, before)])
+    assert 0 < taken.measurements[0].memory_growth <= sample.peak_bytes() - before
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert sample.peak_bytes() < before
+
+
 def test_a_slow_first_call_is_left_out():
     """Imports and caches make a first call slow; it says nothing of the others."""
     runs = [SimpleNamespace(wall_s=wall_s) for wall_s in (1.0, 0.1, 0.2, 0.1)]
