@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import fcntl
 import gc
 import multiprocessing
 import os
@@ -191,6 +190,8 @@ def die_when_closed(pipe: int) -> None:
 
     The descriptor is opened anew, because the owner of its signals belongs to the open file, not to the process.
     """
+    import fcntl  # noqa: PLC0415 - not on Windows, where this module is loaded for its names
+
     own = os.open(f"/proc/self/fd/{pipe}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     os.close(pipe)
     fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
