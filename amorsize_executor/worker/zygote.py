@@ -26,6 +26,9 @@ from amorsize_executor.wire.codec import Codec
 from amorsize_executor.wire.main_module import MainSnapshot
 from amorsize_executor.worker.control_word import ControlBoard
 
+with contextlib.suppress(ImportError):  # Windows, where this module is loaded for its names alone
+    import fcntl
+
 # Commands, each with one descriptor; and reports.
 SPAWN, TWIN = 64, 65
 SPAWNED, REAPED, REFUSED = 80, 81, 82
@@ -190,8 +193,6 @@ def die_when_closed(pipe: int) -> None:
 
     The descriptor is opened anew, because the owner of its signals belongs to the open file, not to the process.
     """
-    import fcntl  # noqa: PLC0415 - not on Windows, where this module is loaded for its names
-
     own = os.open(f"/proc/self/fd/{pipe}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     os.close(pipe)
     fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
