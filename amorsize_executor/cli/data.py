@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -68,6 +69,14 @@ def items_of(arguments: argparse.Namespace) -> Source | range:
     return source
 
 
+def take_stdin() -> IO[bytes]:
+    """Return standard input, and leave an empty one in its place: no program that a call starts is to read items."""
+    taken = os.fdopen(os.dup(sys.stdin.fileno()), "rb")
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), sys.stdin.fileno())
+    return taken
+
+
 class Source(Iterable[Any]):
     """Items of a file, which can be iterated again, or of standard input, which cannot.
 
@@ -112,7 +121,7 @@ class Source(Iterable[Any]):
         if self._path is None:
             if sys.stdin is None:
                 raise DataError(self._name, "is closed; pipe the items into it, or name a file with --data-file")
-            return open(sys.stdin.fileno(), "rb", closefd=False)
+            return take_stdin()
         try:
             return self._path.open("rb")
         except OSError as error:

@@ -499,6 +499,16 @@ def test_items_come_from_standard_input():
     assert "standard input: holds no items" in err
 
 
+def test_programs_that_calls_start_read_no_items(tmp_path):
+    """As with xargs; ssh and others read what is there, and the items would be gone."""
+    (tmp_path / "greedy.py").write_text(
+        "import subprocess\ndef f(item):\n    return len(subprocess.check_output(['cat'])), item\n", "utf-8"
+    )
+    items = [f"{number:0100}" for number in range(200)]  # more than is read at once
+    status, out, _err = run("execute", "greedy:f", "--data-stdin", cwd=tmp_path, stdin="\n".join(items))
+    assert (status, [json.loads(line) for line in out.splitlines()]) == (0, [[0, item] for item in items])
+
+
 def test_a_closed_standard_input_is_told(amorsize, monkeypatch):
     """As programs have it that nobody watches."""
     monkeypatch.setattr(sys, "stdin", None)
