@@ -17,7 +17,7 @@ from amorsize_executor.advice.optimization import OptimizationResult
 from amorsize_executor.advice.optimize import advise
 from amorsize_executor.advice.outlook import Wishes
 from amorsize_executor.advice.supply import spread
-from amorsize_executor.errors import AmorsizeError, InvalidParameterError
+from amorsize_executor.errors import AmorsizeError, InvalidParameterError, InvalidParameterTypeError
 from amorsize_executor.executor import AdaptiveExecutor
 from amorsize_executor.parameters import check_count, check_seconds
 from amorsize_executor.wording import say_seconds
@@ -238,6 +238,8 @@ def validate_optimization(
     check_count("max_items", max_items)
     check_seconds("timeout", timeout)
     check_flags(verbose=verbose, use_cache=use_cache)
+    if not (optimization is None or isinstance(optimization, OptimizationResult)):
+        raise InvalidParameterTypeError("optimization", optimization, "must be what optimize() returns, or None")
     items = list(itertools.islice(data, max_items))
     if not items:
         raise InvalidParameterError("data", data, "must not be empty")

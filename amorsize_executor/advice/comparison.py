@@ -192,6 +192,7 @@ def compare_with_optimizer(
     """Compare ``"Serial"``, ``"Optimizer"`` (what ``optimize`` recommends) and settings of your own."""
     check_task(func, data)
     check_count("max_items", max_items)
+    check_seconds("timeout", timeout)
     check_flags(verbose=verbose)
     items = list(itertools.islice(data, max_items))
     if not items:

@@ -58,7 +58,15 @@ def test_a_wrong_parameter_is_named(run, name, value):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("timeout", 0), ("timeout", -1), ("timeout", math.nan), ("max_items", 0), ("max_items", 1.5), ("use_cache", 1)],
+    [
+        ("timeout", 0),
+        ("timeout", -1),
+        ("timeout", math.nan),
+        ("max_items", 0),
+        ("max_items", 1.5),
+        ("use_cache", 1),
+        ("optimization", 2),
+    ],
 )
 def test_validate_refuses(name, value):
     """What belongs to it alone."""
@@ -250,6 +258,15 @@ def test_a_comparison_is_checked(name, value):
     """Each is a ValueError."""
     with pytest.raises(ValueError, match=f"Invalid parameter.*{name}"):
         compare_strategies(**{"func": square, "data": [1], "configs": [ComparisonConfig("x")], name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [("timeout", 0), ("timeout", math.nan), ("max_items", 0), ("verbose", 1)])
+def test_a_comparison_with_the_optimizer_is_checked_before_anything_runs(name, value):
+    """A sample is not run for nothing."""
+    seen = []
+    with pytest.raises(ValueError, match=f"Invalid parameter.*{name}"):
+        compare_with_optimizer(seen.append, [1], **{name: value})
+    assert seen == []
 
 
 def test_settings_take_turns(timed):
