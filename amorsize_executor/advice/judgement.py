@@ -97,7 +97,7 @@ class Judgement:
             self._warnings.append(self._say_unknown(outlook, forecast, calls))
         self._weigh_results(total)
         if forecast.workers < _FEWEST or forecast.parallel_s > CLEARLY * forecast.serial_s:
-            reason = self._say_serial(forecast, calls) + self._say_threads(calls, executor_type)
+            reason = self._say_serial(outlook, forecast, calls) + self._say_threads(calls, executor_type)
             return self._stay_serial(reason, executor_type=executor_type)
         speedup = min(forecast.speedup, float(forecast.workers))
         profile.estimated_speedup = speedup
@@ -188,6 +188,8 @@ class Judgement:
                 f"memory: a worker grows by {profile.format_bytes(profile.peak_memory_bytes)}, and "
                 f"{say_count(outlook.most_by_memory, 'worker')} fit"
             )
+        if outlook.taken_cores:
+            profile.constraints.append(f"other programs keep {say_count(outlook.taken_cores, 'processor')} busy")
         if outlook.inner_threads > 1:
             profile.constraints.append(
                 f"a call keeps {outlook.inner_threads:.1f} processors busy by itself, so fewer workers are used"
@@ -206,7 +208,7 @@ class Judgement:
             self._warnings.append(text)
             profile.constraints.append(text)
 
-    def _say_serial(self, forecast: Forecast, calls: int) -> str:
+    def _say_serial(self, outlook: Outlook, forecast: Forecast, calls: int) -> str:
         profile = self.profile
         call_s = profile.avg_execution_time
         times = f"{say_seconds(forecast.serial_s)} here and {say_seconds(forecast.parallel_s)} in workers"
@@ -220,6 +222,8 @@ class Judgement:
             why = f"there is memory for one worker only, as a call takes {size}"
         elif self._machine.cores < _FEWEST and profile.workload_type == CPU_BOUND:
             why = "there is one processor only"
+        elif self._machine.cores - outlook.taken_cores < _FEWEST and profile.workload_type == CPU_BOUND:
+            why = "other programs keep the other processors busy"
         elif any("by itself" in constraint for constraint in profile.constraints):
             why = "the calls keep all processors busy by themselves"
         elif profile.overhead_ipc > forecast.serial_s / 2:

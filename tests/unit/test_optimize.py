@@ -462,7 +462,10 @@ def test_system_load_leaves_fewer_processors(pretend, monkeypatch):
     monkeypatch.setattr("os.getloadavg", lambda: (1.0, 0.0, 0.0))
     pretend.calls(0.01)
     assert optimize(square, range(1000)).n_jobs == 2
-    assert optimize(square, range(1000), adjust_for_system_load=True).n_jobs == 1
+    result = optimize(square, range(1000), adjust_for_system_load=True, profile=True)
+    assert result.n_jobs == 1
+    assert "because other programs keep the other processors busy" in result.reason
+    assert result.profile.constraints == ["other programs keep 1 processor busy"]
 
 
 @pytest.mark.parametrize("kind", ["process", "thread"])
