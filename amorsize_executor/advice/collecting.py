@@ -11,6 +11,7 @@ from concurrent.futures import BrokenExecutor, CancelledError
 from typing import Any
 
 from amorsize_executor.advice.hooks import HookContext, HookEvent, HookManager
+from amorsize_executor.advice.narration import tell_progress
 from amorsize_executor.advice.optimization import OptimizationResult
 from amorsize_executor.advice.sample import Outcome
 from amorsize_executor.errors import WorkerDiedError
@@ -84,7 +85,7 @@ class Watch:
         self._runs, self._in_run, self._run_began_s = self._runs + 1, 0, now
         self._tell(HookEvent.ON_PROGRESS)
         if self._progress is not None:
-            self._progress(self.done, self._total)
+            tell_progress(self._progress, self.done, self._total)
 
     def _tell(self, event: HookEvent, **fields: Any) -> None:
         hooks, result = self._hooks, self._result

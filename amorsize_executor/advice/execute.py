@@ -77,7 +77,8 @@ def execute(
         prefer_threads_for_io: As for ``optimize``.
         hooks: Called at the beginning, the progress, errors and the end.
         on_error: ``"raise"`` the first error, ``"return"`` errors as values, or ``"skip"`` them.
-        progress: Called with (calls that have ended, total or None), about ten times a second and at the end.
+        progress: Called with (calls that have ended, total or None), about ten times a second and at the end. What it
+            raises is logged.
         executor_options: For ``AdaptiveExecutor``: retry, checkpoint, max_workers, ...
 
     Returns:

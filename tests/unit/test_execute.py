@@ -358,6 +358,12 @@ def test_progress_counts_calls():
     assert seen[-1] == (50, None)
 
 
+def test_a_callback_that_fails_costs_no_results(caplog):
+    """As with hooks, and the phases of a recommendation: what it raises is logged."""
+    assert execute(square, range(50), progress=lambda done, _total: done / 0) == [n * n for n in range(50)]
+    assert "a progress callback failed" in caplog.text
+
+
 def test_phases_of_the_recommendation():
     """From 0.0 to 1.0."""
     parts = []
