@@ -360,6 +360,17 @@ def test_results_that_do_not_pickle_are_written_all_the_same(amorsize, tmp_path,
     assert [line.startswith('"<unlocked _thread.lock') for line in out.splitlines()] == [True] * 200
 
 
+def test_what_cannot_travel_has_a_plan_that_keeps_it_here(tmp_path):
+    """It runs with the plan as it does without."""
+    text = "import threading, time\ndef make(_n):\n    time.sleep(0.01)\n    return threading.Lock()\n"
+    (tmp_path / "locks.py").write_text(text, "utf-8")
+    items = "locks:make", "--data-range", 50
+    assert run("optimize", *items, "--save-config", "plan.json", cwd=tmp_path)[0] == 0
+    assert load_config(tmp_path / "plan.json").executor_type == "serial"
+    status, out, _err = run("execute", *items, "--load-config", "plan.json", cwd=tmp_path)
+    assert (status, len(out.splitlines())) == (0, 50)
+
+
 def test_calls_that_wait_run_in_threads_where_that_is_said(amorsize):
     """``--threads`` says that the function is thread-safe."""
     out = amorsize("execute", "tests.payloads:nap", "--data-range", 200, "--threads", "--json")[1]
