@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from amorsize_executor import DiagnosticProfile, OptimizationResult, execute, optimize
+from amorsize_executor import AdaptiveExecutor, DiagnosticProfile, OptimizationResult, execute, optimize
 from amorsize_executor.advice import outlook, sample
 from amorsize_executor.advice.lane_cost import measure_costs, measure_load
 from amorsize_executor.advice.optimization import NoProfileError
@@ -352,6 +352,16 @@ def test_memory_bounds_the_workers(pretend):
     assert "memory for one worker" in result.reason
     assert result.profile.max_workers_memory == 1
     assert optimize(square, range(100), enable_memory_tracking=False).n_jobs == 2
+
+
+def test_a_large_machine_is_not_advised_more_workers_than_there_can_be(pretend):
+    """The executor could not be made with so many."""
+    pretend.machine(MACHINE._replace(cores=128, physical_cores=64, available_memory=1000 * GIB))
+    pretend.calls(0.1, waiting=0.999)
+    result = optimize(square, range(10**7), profile=True)
+    assert result.n_jobs <= result.profile.max_workers_cpu == 1000
+    assert result.profile.constraints == []
+    AdaptiveExecutor(result.n_jobs, min_workers=result.n_jobs).shutdown()
 
 
 def test_memory_is_no_constraint_where_something_else_is(pretend):
