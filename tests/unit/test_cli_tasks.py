@@ -254,6 +254,18 @@ def test_nothing_that_is_read_is_written_over(amorsize, options, tmp_path, monke
     assert sorted(path.name for path in tmp_path.iterdir()) == ["items.txt", "work.py"]
 
 
+@pytest.mark.parametrize("name", ["work:same", "work.same", "work.py:same"])
+def test_the_functions_own_source_is_not_written_over(name, tmp_path):
+    """However the function was named."""
+    text = "def same(item):\n    return item\n"
+    (tmp_path / "work.py").write_text(text, "utf-8")
+    for option in ("--output", "--export"):
+        status, out, err = run("execute", name, *RANGE, option, "work.py", cwd=tmp_path)
+        assert (status, out) == (2, "")
+        assert "over the function's module" in err
+    assert (tmp_path / "work.py").read_text(encoding="utf-8") == text
+
+
 def test_the_summary_tells_what_ran_the_calls(amorsize):
     """Not what was recommended."""
     _status, _out, err = amorsize("execute", SQUARE, "--data-range", 5)
