@@ -365,6 +365,18 @@ def test_of_several_plans_the_functions_own_counts():
         assert caught[0].filename == __file__
 
 
+@pytest.mark.parametrize(("kind", "backend"), [("thread", "thread"), ("serial", "caller")])
+def test_a_plan_for_another_backend_is_a_warning(kind, backend):
+    """As many processes as it has threads may not suit; it says which backend would."""
+    plan = ConfigData(2, 5, kind)
+    with AdaptiveExecutor(config=plan) as executor:
+        with pytest.warns(UserWarning, match=f"for backend='{backend}', not for processes") as caught:
+            assert list(executor.map(payloads.square, range(3))) == [0, 1, 4]
+        assert caught[0].filename == __file__
+    with AdaptiveExecutor(config=plan, backend=backend) as executor:
+        assert list(executor.map(payloads.square, range(3))) == [0, 1, 4]
+
+
 @pytest.mark.parametrize(
     ("config", "error"),
     [(3, TypeError), ([3], TypeError), ("", ValueError), ("nowhere.json", FileNotFoundError), ({}, TypeError)],
