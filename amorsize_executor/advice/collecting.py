@@ -14,6 +14,7 @@ from amorsize_executor.advice.hooks import HookContext, HookEvent, HookManager
 from amorsize_executor.advice.narration import tell_progress
 from amorsize_executor.advice.optimization import OptimizationResult
 from amorsize_executor.advice.sample import Outcome
+from amorsize_executor.engine.stream import Failed, ResultIterator
 from amorsize_executor.errors import WorkerDiedError
 from amorsize_executor.executor import AdaptiveExecutor
 
@@ -118,16 +119,14 @@ class Watch:
 
 
 class Source(Iterator[Any]):
-    """An iterator that remembers how it ended.
+    """An iterator that remembers whether it was asked to its end.
 
     Attributes:
-        error: What it raised, so that this can be told from a call's error.
-        is_at_end: Whether it was asked to its end.
+        is_at_end: Whether it was.
     """
 
     def __init__(self, items: Iterable[Any]) -> None:
         self._items = iter(items)
-        self.error: Exception | None = None
         self.is_at_end = False
 
     def __next__(self) -> Any:
@@ -135,9 +134,6 @@ class Source(Iterator[Any]):
             return next(self._items)
         except StopIteration:
             self.is_at_end = True
-            raise
-        except Exception as error:
-            self.error = error
             raise
 
 
@@ -203,26 +199,23 @@ def weave(outcomes: Iterator[Outcome], sampled: dict[int, Outcome]) -> Iterator[
 
 
 def outcomes_of_calls(stream: Iterator[Any], source: Source | None) -> Iterator[Outcome]:
-    """Yield each call's outcome; what ends the stream itself is raised, so that no result is missing silently."""
-    last: BaseException | None = None
-    while True:
-        try:
-            value = next(stream)
-        except StopIteration:
-            if (
-                source is not None and not source.is_at_end
-            ):  # the executor was shut down by somebody else, and has refused the rest
-                message = "the stream ended before its items did"
-                raise RuntimeError(message) from last
-            return
-        except (Exception, SystemExit) as error:
-            is_end = isinstance(error, (BrokenExecutor, CancelledError)) and not isinstance(error, WorkerDiedError)
-            if is_end or (source is not None and error is source.error):
-                raise
-            last = error
-            yield Outcome(error=error)
-        else:
+    """Yield each call's outcome; what ends the stream itself is raised, so that no result is missing silently.
+
+    That is also what a signal's handler raises while this waits: it is nobody's outcome.
+    """
+    assert isinstance(stream, ResultIterator)  # noqa: S101 - what an executor's map and imap return
+    for value in stream.telling():
+        if not isinstance(value, Failed):
             yield Outcome(value)
+            continue
+        error = value.error
+        is_end = isinstance(error, (BrokenExecutor, CancelledError, KeyboardInterrupt))
+        if is_end and not isinstance(error, WorkerDiedError):
+            raise error
+        yield Outcome(error=error)
+    if source is not None and not source.is_at_end:
+        message = "the stream ended before its items did"
+        raise RuntimeError(message)
 
 
 def raise_error(outcome: Outcome) -> None:

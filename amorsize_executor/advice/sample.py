@@ -145,7 +145,9 @@ class _Run:
         try:
             value = context.run(func, item) if profiler is None else context.run(profiler.runcall, func, item)
             self.outcome = Outcome(value)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a call's own error is its outcome
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a call may end with anything, SystemExit included
             self.outcome = Outcome(error=error.with_traceback(error.__traceback__ and error.__traceback__.tb_next))
         self.wall_s = max(time.perf_counter() - began - overhead_s, _LEAST_CALL_S)
         self.cpu_s = cpu_seconds() - cpu

@@ -1,6 +1,8 @@
 """``execute``: every item once, in order, through the executor."""
 
+import asyncio
 import os
+import signal
 import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
@@ -18,7 +20,7 @@ from amorsize_executor import (
     execute,
     with_retry,
 )
-from tests.payloads import count_execution, exit_now, identity, kill_self, read_executions, square
+from tests.payloads import count_execution, exit_now, identity, kill_self, read_executions, square, wait_for_file
 from tests.pretending import Pretence
 
 
@@ -26,6 +28,11 @@ from tests.pretending import Pretence
 def pretend(monkeypatch):
     """Calls that take what the test says."""
     return Pretence(monkeypatch)
+
+
+def raise_cancelled(_item):
+    """End as a cancelled task does."""
+    raise asyncio.CancelledError
 
 
 def even_only(number):
@@ -216,6 +223,37 @@ def test_a_call_that_raises_stop_iteration_does_not_end_the_work():
     """As in a generator, it becomes a RuntimeError."""
     with pytest.raises(RuntimeError, match="StopIteration"):
         execute(next, [iter(())])
+
+
+@pytest.mark.parametrize("shape", [list, iter])
+def test_what_a_signals_handler_raises_is_no_result(tmp_path, shape):
+    """It ends the work, as a time limit is meant to; taken for a call's error it would move all results behind it."""
+    pid, released = os.getpid(), tmp_path / "released"
+
+    class TimeIsUpError(Exception):
+        pass
+
+    def handle(_number, _frame):
+        released.touch()
+        raise TimeIsUpError
+
+    def call(_item):
+        os.kill(pid, signal.SIGUSR1)
+        return wait_for_file(str(released))
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        with pytest.raises(TimeIsUpError):
+            execute(call, shape([0]), on_error="return", isolate=True)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("isolate", [True, False])
+def test_a_call_may_end_with_any_error(isolate):
+    """With those too that are no ``Exception``, such as a cancelled task's."""
+    results = execute(raise_cancelled, [1, 2], on_error="return", isolate=isolate)
+    assert [type(result) for result in results] == [asyncio.CancelledError] * 2
 
 
 def test_a_killed_worker_fails_one_call():
