@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
@@ -81,7 +82,7 @@ def process_in_batches(
         Exception: What the function, ``on_batch`` or the source raised; earlier batches were handed out.
     """
     check_task(func, data)
-    check_count("batch_size", batch_size)
+    check_count("batch_size", batch_size, most=sys.maxsize)
     check_share("max_memory_percent", max_memory_percent)
     check_count("sample_size", sample_size, optional=False)
     check_flags(verbose=verbose, prefer_threads_for_io=prefer_threads_for_io)
@@ -200,4 +201,4 @@ def estimate_safe_batch_size(result_size_bytes: float, max_memory_percent: float
     if result_size_bytes == 0:
         raise InvalidParameterError("result_size_bytes", result_size_bytes, "must be > 0")
     check_share("max_memory_percent", max_memory_percent)
-    return max(1, int(max_memory_percent * probe_machine().available_memory / result_size_bytes))
+    return max(1, int(min(max_memory_percent * probe_machine().available_memory / result_size_bytes, sys.maxsize)))

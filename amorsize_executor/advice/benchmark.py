@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -235,7 +236,7 @@ def validate_optimization(
         TimeoutError: Not even one round ended in time.
     """
     check_task(func, data)
-    check_count("max_items", max_items)
+    check_count("max_items", max_items, most=sys.maxsize)
     check_seconds("timeout", timeout)
     check_flags(verbose=verbose, use_cache=use_cache)
     if not (optimization is None or isinstance(optimization, OptimizationResult)):

@@ -4,6 +4,7 @@ import inspect
 import itertools
 import math
 import os
+import sys
 import threading
 import time
 import weakref
@@ -71,6 +72,7 @@ def test_no_items(data):
         ("batch_size", -1),
         ("batch_size", 2.0),
         ("batch_size", True),
+        ("batch_size", 10**30),
         ("max_memory_percent", 0),
         ("max_memory_percent", 1.1),
         ("max_memory_percent", "half"),
@@ -249,6 +251,7 @@ def test_estimate_safe_batch_size(memory):
     assert estimate_safe_batch_size(100) == 5
     assert estimate_safe_batch_size(100, 1.0) == 10
     assert estimate_safe_batch_size(5000) == 1
+    assert estimate_safe_batch_size(1e-320) == sys.maxsize
     for arguments in ((0,), (-1,), (math.nan,), ("5",), (True,), (10, 0), (10, 1.5), (10, math.nan)):
         with pytest.raises(ValueError, match="Invalid parameter"):
             estimate_safe_batch_size(*arguments)

@@ -64,6 +64,7 @@ def test_a_wrong_parameter_is_named(run, name, value):
         ("timeout", math.nan),
         ("max_items", 0),
         ("max_items", 1.5),
+        ("max_items", 10**30),
         ("use_cache", 1),
         ("optimization", 2),
     ],
