@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -99,8 +100,11 @@ class Source(Iterable[Any]):
 
         Pipes are left alone: what is read of them is gone.
         """
-        if self._path is None or (self._path.exists() and not (self._path.is_file() or self._path.is_dir())):
+        if self._path is None:
             return
+        with contextlib.suppress(OSError):  # said below
+            if self._path.is_fifo() or self._path.is_char_device():
+                return
         with self._open() as file:
             if not file.read(1):
                 raise DataError(self._name, "is empty; give a file with an item a line")

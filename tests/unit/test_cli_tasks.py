@@ -507,6 +507,18 @@ def test_items_that_cannot_be_read_are_clear_errors(amorsize, tmp_path, verb, na
     assert said in err
 
 
+def test_a_file_that_may_not_be_looked_at_is_told(monkeypatch):
+    """In the same words as one that may not be read."""
+
+    def refuse(*_arguments, **_flags):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(data.DataError, match=r"items\.txt: cannot be read: Permission denied"):
+        data.Source(Path("items.txt"), "lines").check()
+
+
 def test_a_directory_is_no_data_file(amorsize, tmp_path):
     """Nor is what cannot be opened."""
     status, _out, err = amorsize("optimize", IDENTITY, "--data-file", tmp_path)
