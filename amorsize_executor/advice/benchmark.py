@@ -21,7 +21,7 @@ from amorsize_executor.advice.supply import spread
 from amorsize_executor.errors import AmorsizeError, InvalidParameterError, InvalidParameterTypeError
 from amorsize_executor.executor import AdaptiveExecutor
 from amorsize_executor.parameters import check_count, check_seconds
-from amorsize_executor.wording import say_seconds
+from amorsize_executor.wording import say_error, say_seconds
 
 _ROUNDS = 3
 _SAMPLE = 5
@@ -163,7 +163,7 @@ class Stopwatch:
             try:
                 results.extend(map(self._func, itertools.islice(source, batch)))
             except (Exception, SystemExit) as error:
-                raise ExecutionError("Serial", repr(error)) from error
+                raise ExecutionError("Serial", say_error(error)) from error
             now = time.monotonic()
             if now > self._deadline:
                 raise self._too_slow("Serial")
@@ -191,11 +191,11 @@ class Stopwatch:
             return time.perf_counter() - began
         except (TimeoutError, FuturesTimeoutError) as error:  # one from Python 3.11 on
             if time.monotonic() < self._deadline:  # a call's own
-                raise ExecutionError(name, repr(error)) from error
+                raise ExecutionError(name, say_error(error)) from error
             executor.kill_workers()
             raise self._too_slow(name) from error
         except (Exception, SystemExit) as error:
-            raise ExecutionError(name, repr(error)) from error
+            raise ExecutionError(name, say_error(error)) from error
         except KeyboardInterrupt:
             executor.kill_workers()
             raise

@@ -17,6 +17,7 @@ from amorsize_executor.advice.sample import Outcome
 from amorsize_executor.engine.stream import Failed, ResultIterator
 from amorsize_executor.errors import WorkerDiedError
 from amorsize_executor.executor import AdaptiveExecutor
+from amorsize_executor.wording import say_error
 
 _RUN_S = 0.1
 _RUNS = 20
@@ -61,7 +62,7 @@ class Watch:
         error = outcome.error
         if error is not None:
             text = "".join(traceback.format_exception(error))
-            self._tell(HookEvent.ON_ERROR, error=error, error_message=str(error), error_traceback=text)
+            self._tell(HookEvent.ON_ERROR, error=error, error_message=say_error(error, str), error_traceback=text)
         if self._in_run >= self._run or time.monotonic() - self._run_began_s >= _RUN_S:
             self._end_run()
 

@@ -17,7 +17,7 @@ from amorsize_executor.advice.supply import Supply
 from amorsize_executor.tuning.machine import Machine, probe_machine
 from amorsize_executor.tuning.planner import CLEARLY, Forecast
 from amorsize_executor.wire.weight import weigh
-from amorsize_executor.wording import say_count, say_seconds
+from amorsize_executor.wording import describe_error, say_count, say_error, say_seconds
 from amorsize_executor.worker import main as worker_main
 
 CPU_BOUND, MIXED, IO_BOUND = "cpu_bound", "mixed", "io_bound"
@@ -83,7 +83,7 @@ class Judgement:
                 return self._stay_serial(refusal + self._say_threads(calls), stays_here=True, is_predicted=False)
         outlook = Outlook(self._func, self._sample, self._wishes, self._machine, executor_type, profile, calls)
         if outlook.problem is not None:
-            problem = f"{type(outlook.problem).__name__}: {outlook.problem}"
+            problem = describe_error(outlook.problem)
             return self._stay_serial(
                 f"A worker could not be started, or could not load the function ({problem}), so the calls stay here.",
                 stays_here=True,
@@ -120,21 +120,23 @@ class Judgement:
         if not supply.ahead and supply.error is None:
             return "There are no items, so there is nothing to run in parallel."
         if supply.error is not None:
-            self._warnings.append(f"The source of the items raised {supply.error!r} after {len(supply.ahead):,} items.")
+            self._warnings.append(
+                f"The source of the items raised {say_error(supply.error)} after {len(supply.ahead):,} items."
+            )
             return (
                 f"The source of the items raised {type(supply.error).__name__} while the sample was taken; "
                 "data raises it again at the same place."
             )
         if not sample.measurements:
             position, error = next((at, each.error) for at, each in sample.outcomes.items() if each.error is not None)
-            self._warnings.append(f"A sampled call failed: item {position} raised {error!r}.")
+            self._warnings.append(f"A sampled call failed: item {position} raised {say_error(error)}.")
             return (
                 f"The function raised {type(error).__name__} for the sampled item {position}, "
                 "so there is nothing to predict from."
             )
         if sample.error is not None:
             position = next(at for at, each in sample.outcomes.items() if each.error is not None)
-            self._warnings.append(f"A sampled call failed: item {position} raised {sample.error!r}.")
+            self._warnings.append(f"A sampled call failed: item {position} raised {say_error(sample.error)}.")
             if not self._goes_on:
                 return f"The function raised {type(sample.error).__name__} for the sampled item {position}."
         if worker_main.depth > 0:
@@ -146,20 +148,20 @@ class Judgement:
         error = self._sample.function.error
         if error is not None:
             return (
-                f"The function cannot be pickled ({type(error).__name__}: {error}), so it cannot go to another "
+                f"The function cannot be pickled ({describe_error(error)}), so it cannot go to another "
                 "process: make what it holds (an open file, a lock, a connection) inside the call, or once a worker "
                 "in an initializer."
             )
         for position, travel in self._sample.arguments.items():
             if travel.error is not None:
                 return (
-                    f"Item {position} cannot be pickled ({type(travel.error).__name__}: {travel.error}): pass what it "
+                    f"Item {position} cannot be pickled ({describe_error(travel.error)}): pass what it "
                     "is made from (a path, a key) and make it inside the call."
                 )
         for travel in self._sample.results:
             if travel.error is not None:
                 return (
-                    f"A result cannot be pickled ({type(travel.error).__name__}: {travel.error}): return plain values "
+                    f"A result cannot be pickled ({describe_error(travel.error)}): return plain values "
                     "instead of the object."
                 )
         return None

@@ -256,6 +256,32 @@ def test_a_call_may_end_with_any_error(isolate):
     assert [type(result) for result in results] == [asyncio.CancelledError] * 2
 
 
+class MuteError(Exception):
+    """Cannot tell what it is."""
+
+    def __str__(self):
+        """Fail."""
+        raise RuntimeError
+
+    __repr__ = __str__
+
+
+def raise_mute(_item):
+    """Fail in a way that cannot be written."""
+    raise MuteError
+
+
+def test_errors_that_cannot_be_written_are_errors_like_others():
+    """They are named by their class, and end nothing that goes on after errors."""
+    manager, seen = HookManager(), []
+    manager.register(HookEvent.ON_ERROR, lambda context: seen.append(context.error_message))
+    assert execute(raise_mute, range(3), on_error="skip", hooks=manager) == []
+    assert seen == ["MuteError"] * 3
+    assert execute(raise_mute, range(3), on_error="skip", return_optimization_result=True)[1].warnings == [
+        "A sampled call failed: item 0 raised MuteError."
+    ]
+
+
 def test_a_killed_worker_fails_one_call():
     """The error is the call's; the others have their results."""
     results = execute(lambda number: kill_self() if number == 3 else number, range(6), on_error="return", isolate=True)
