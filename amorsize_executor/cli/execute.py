@@ -14,7 +14,7 @@ from amorsize_executor.cli import data, task
 from amorsize_executor.cli.dlq import count
 from amorsize_executor.cli.render import ESCAPED, Renderer, dump_json, wrap
 from amorsize_executor.errors import AmorsizeError, StorageError
-from amorsize_executor.wording import say_count, say_seconds
+from amorsize_executor.wording import describe_error, say_count, say_error, say_seconds
 
 if TYPE_CHECKING:
     from amorsize_executor.advice.optimization import OptimizationResult
@@ -31,8 +31,9 @@ class CallError(AmorsizeError):
 
     def __init__(self, position: int, error: BaseException) -> None:
         self.position, self.error = position, error
-        told = f"{type(error).__name__}: {error}"
-        super().__init__(f"item {position}: {told}; --on-error skip or return goes on after such items")
+        super().__init__(
+            f"item {position}: {describe_error(error)}; --on-error skip or return goes on after such items"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.position, self.error)
@@ -110,7 +111,7 @@ class Writer:
             self.errors += 1
             if self._on_error == "skip":
                 return
-            value = {"item": position, "error": type(outcome.error).__name__, "message": str(outcome.error)}
+            value = {"item": position, "error": type(outcome.error).__name__, "message": say_error(outcome.error, str)}
         self.count += 1
         self.begin()
         if len(self.first) < _SHOWN:

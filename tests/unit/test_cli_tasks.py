@@ -291,6 +291,16 @@ def test_what_becomes_of_errors(amorsize, on_error, status, lines):
     assert err.count("\n") == 1 or "1 call failed" in err
 
 
+def test_errors_that_cannot_be_written_are_errors_like_others(tmp_path):
+    """A run goes on after them, and tells their class."""
+    text = "class E(Exception):\n    def __str__(self):\n        return 1 / 0\ndef f(item):\n    raise E\n"
+    (tmp_path / "mute.py").write_text(text, "utf-8")
+    status, out, _err = run("execute", "mute:f", "--data-range", 2, "--on-error", "return", cwd=tmp_path)
+    assert (status, [json.loads(line)["message"] for line in out.splitlines()]) == (0, ["E", "E"])
+    status, out, err = run("execute", "mute:f", "--data-range", 2, cwd=tmp_path)
+    assert (status, out, "item 0: E: E;" in err) == (1, "", True)
+
+
 def test_an_execution_begins_with_a_saved_plan(amorsize, tmp_path):
     """And tells where it has it from; what is no plan is one line."""
     path = tmp_path / "plan.json"
