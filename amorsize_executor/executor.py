@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from amorsize_executor import events as ev
 from amorsize_executor.backends.registry import choose_backend, choose_context, leave_to_worker, stays_in_worker
 from amorsize_executor.engine import lifetime
-from amorsize_executor.engine.dispatcher import MOST_WORKERS, Engine, Settings
+from amorsize_executor.engine.dispatcher import Engine, Settings
 from amorsize_executor.engine.future import CallFuture
 from amorsize_executor.engine.span import Span
 from amorsize_executor.engine.stream import ItemSource, MapIterator, ResultIterator, Stream
@@ -568,7 +568,7 @@ def check_context(mp_context: Any) -> None:
 
 def check_least(min_workers: int, max_workers: int | None, cores: int) -> None:
     """Raise if there can never be as many workers as ``min_workers``."""
-    most = min(find_most_workers(max_workers, cores), MOST_WORKERS)
+    most = find_most_workers(max_workers, cores)
     if min_workers > most:
         name = f"max_workers={most}" if most == max_workers else f"{most}, the most workers that there can be here"
         raise InvalidParameterError("min_workers", min_workers, f"must not be above {name}")

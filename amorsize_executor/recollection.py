@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from amorsize_executor.errors import InvalidParameterTypeError, StorageError
 from amorsize_executor.events import logger
-from amorsize_executor.records import Experience
+from amorsize_executor.records import Experience, Lane
 from amorsize_executor.storage import place
 from amorsize_executor.storage.memory import Memory
 from amorsize_executor.tuning import saved_plan
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from amorsize_executor.engine.dispatcher import Engine
     from amorsize_executor.storage.identity import FunctionIdentity
     from amorsize_executor.wire.functions import Function
+
+_BACKENDS = {"thread": "thread", "serial": "caller"}
+"""What executors need for plans that are not for processes."""
 
 
 class Recollection:
@@ -77,6 +80,10 @@ class Recollection:
             return None
         for plan in self._plans:
             if plan.is_for(function):
+                backend = _BACKENDS.get(plan.executor_type)
+                if backend is not None and self._engine.backend.lane is Lane.PROCESSES:
+                    message = f"the saved config is for backend={backend!r}, not for processes; its plan may not suit"
+                    warnings.warn(message, stacklevel=stacklevel)
                 return plan.as_experience()
         names = ", ".join(str(plan.function_name) for plan in self._plans)
         message = f"the saved config is for {names}, not for {function!r}, which begins without a plan"

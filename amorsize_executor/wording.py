@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+
+_LARGE = 999.5  # from here on three digits are not enough, or the next unit begins
 
 
 def say_seconds(seconds: float) -> str:
     """Write a duration with the unit that suits it: ``'3.2 ms'``."""
+    if seconds >= _LARGE:
+        return f"{seconds:,.0f} s"
     for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
-        if seconds * factor >= 1:
+        if 1000 * seconds * factor >= _LARGE:
             return f"{seconds * factor:.3g} {unit}"
     return f"{seconds * 1e9:.3g} ns"
 
@@ -16,6 +21,19 @@ def say_seconds(seconds: float) -> str:
 def say_count(number: int, noun: str) -> str:
     """Write a number of things: ``'1 worker'``, ``'2,000 workers'``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def say_error(error: BaseException, form: Callable[[BaseException], str] = repr) -> str:
+    """Write an error by its ``repr`` or ``str``, or by its class alone where that fails itself."""
+    try:
+        return form(error)
+    except Exception:  # noqa: BLE001 - whatever it is, it is no reason to lose what goes on
+        return type(error).__name__
+
+
+def describe_error(error: BaseException) -> str:
+    """Write an error with its class: ``'ValueError: too long'``."""
+    return f"{type(error).__name__}: {say_error(error, str)}"
 
 
 def make_sentence(text: str) -> str:

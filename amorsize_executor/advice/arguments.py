@@ -10,6 +10,10 @@ from amorsize_executor.parameters import check_callable, check_count, check_flag
 
 MOST_SAMPLED = 10_000
 LONGEST_CHUNK_S = 3600
+OF_EVERY_BACKEND = frozenset(("max_workers", "chunksize", "target_chunk_duration", "config", "memory"))
+"""Options of the executor that mean something wherever calls run."""
+LAYERS_OF_EVERY_BACKEND = frozenset(("retry", "circuit_breaker", "rate_limit", "checkpoint", "dead_letters"))
+"""Layers that can be around a call wherever it runs."""
 
 
 def check_task(func: Any, data: Any) -> None:

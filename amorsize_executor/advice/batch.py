@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from amorsize_executor.advice.arguments import check_flags, check_share, check_task
 from amorsize_executor.advice.collecting import Watch, collect, outcomes_of_calls, raise_error
 from amorsize_executor.advice.narration import Narration
+from amorsize_executor.advice.sample import choose_backend
 from amorsize_executor.advice.supply import spread
 from amorsize_executor.errors import InvalidParameterError
 from amorsize_executor.executor import AdaptiveExecutor
@@ -29,7 +31,10 @@ _WITHOUT_EFFECT = frozenset(
         "profile",
         "auto_adjust_for_nested_parallelism",
         "progress_callback",
+        "enable_function_profiling",
         "use_cache",
+        "enable_memory_tracking",
+        "adjust_for_system_load",
     )
 )
 """Keywords of ``optimize`` that are about its prediction: here the executor measures the real run."""
@@ -54,7 +59,7 @@ def process_in_batches(
     too. Without ``batch_size`` the first batch is small; what its items and results weigh gives the size of the next,
     and a batch whose results turn out to be too heavy for the memory is handed out in parts.
 
-    Blocks until all calls have ended.
+    A function that does not pickle runs here, as with ``execute``. Blocks until all calls have ended.
 
     Args:
         func: What is called with each item.
@@ -77,7 +82,7 @@ def process_in_batches(
         Exception: What the function, ``on_batch`` or the source raised; earlier batches were handed out.
     """
     check_task(func, data)
-    check_count("batch_size", batch_size)
+    check_count("batch_size", batch_size, most=sys.maxsize)
     check_share("max_memory_percent", max_memory_percent)
     check_count("sample_size", sample_size, optional=False)
     check_flags(verbose=verbose, prefer_threads_for_io=prefer_threads_for_io)
@@ -89,6 +94,7 @@ def process_in_batches(
         raise InvalidParameterError("batch_size", batch_size, rule)
     if prefer_threads_for_io:
         wanted["backend"] = "thread"
+    wanted |= choose_backend(func, wanted, prefers_threads=False)
     size = BatchSize(batch_size, max_memory_percent, sample_size)
     kept: list[Any] = []
     narration = Narration(verbose=verbose)
@@ -195,4 +201,4 @@ def estimate_safe_batch_size(result_size_bytes: float, max_memory_percent: float
     if result_size_bytes == 0:
         raise InvalidParameterError("result_size_bytes", result_size_bytes, "must be > 0")
     check_share("max_memory_percent", max_memory_percent)
-    return max(1, int(max_memory_percent * probe_machine().available_memory / result_size_bytes))
+    return max(1, int(min(max_memory_percent * probe_machine().available_memory / result_size_bytes, sys.maxsize)))

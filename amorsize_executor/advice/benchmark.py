@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import itertools
 import statistics
+import sys
+import textwrap
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import TimeoutError as FuturesTimeoutError
 from typing import Any
 
 from amorsize_executor.advice.arguments import check_flags, check_task
+from amorsize_executor.advice.diagnosis import WIDTH
 from amorsize_executor.advice.narration import Narration
 from amorsize_executor.advice.optimization import OptimizationResult
 from amorsize_executor.advice.optimize import advise
 from amorsize_executor.advice.outlook import Wishes
 from amorsize_executor.advice.supply import spread
-from amorsize_executor.errors import AmorsizeError, InvalidParameterError
+from amorsize_executor.errors import AmorsizeError, InvalidParameterError, InvalidParameterTypeError
 from amorsize_executor.executor import AdaptiveExecutor
 from amorsize_executor.parameters import check_count, check_seconds
-from amorsize_executor.wording import say_seconds
+from amorsize_executor.wording import say_error, say_seconds
 
 _ROUNDS = 3
 _SAMPLE = 5
@@ -113,7 +116,9 @@ class BenchmarkResult:
             f"Verdict: {verdict}",
         ]
         if self.recommendations:
-            lines += ["", "Recommendations:", *(f"  - {text}" for text in self.recommendations)]
+            lines += ["", "Recommendations:"]
+        for text in self.recommendations:
+            lines += textwrap.wrap(f"  - {text}", WIDTH, subsequent_indent="    ")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -157,8 +162,8 @@ class Stopwatch:
             batch_began = time.monotonic()
             try:
                 results.extend(map(self._func, itertools.islice(source, batch)))
-            except Exception as error:
-                raise ExecutionError("Serial", repr(error)) from error
+            except (Exception, SystemExit) as error:
+                raise ExecutionError("Serial", say_error(error)) from error
             now = time.monotonic()
             if now > self._deadline:
                 raise self._too_slow("Serial")
@@ -186,11 +191,11 @@ class Stopwatch:
             return time.perf_counter() - began
         except (TimeoutError, FuturesTimeoutError) as error:  # one from Python 3.11 on
             if time.monotonic() < self._deadline:  # a call's own
-                raise ExecutionError(name, repr(error)) from error
+                raise ExecutionError(name, say_error(error)) from error
             executor.kill_workers()
             raise self._too_slow(name) from error
-        except Exception as error:
-            raise ExecutionError(name, repr(error)) from error
+        except (Exception, SystemExit) as error:
+            raise ExecutionError(name, say_error(error)) from error
         except KeyboardInterrupt:
             executor.kill_workers()
             raise
@@ -231,9 +236,11 @@ def validate_optimization(
         TimeoutError: Not even one round ended in time.
     """
     check_task(func, data)
-    check_count("max_items", max_items)
+    check_count("max_items", max_items, most=sys.maxsize)
     check_seconds("timeout", timeout)
     check_flags(verbose=verbose, use_cache=use_cache)
+    if not (optimization is None or isinstance(optimization, OptimizationResult)):
+        raise InvalidParameterTypeError("optimization", optimization, "must be what optimize() returns, or None")
     items = list(itertools.islice(data, max_items))
     if not items:
         raise InvalidParameterError("data", data, "must not be empty")
@@ -320,10 +327,12 @@ def quick_validate(
     data: Iterable[Any],
     sample_size: int = 100,
     verbose: bool = False,  # noqa: FBT001, FBT002 - the contract's order
+    *,
+    timeout: float = 60.0,
 ) -> BenchmarkResult:
     """Validate on at most ``sample_size`` items, spread evenly over all; see ``validate_optimization``."""
     check_task(func, data)
     check_count("sample_size", sample_size, optional=False)
-    items = list(data)
+    items = data if isinstance(data, Sequence) else list(data)
     chosen = [items[position] for position in spread(len(items), sample_size)]
-    return validate_optimization(func, chosen, verbose=verbose)
+    return validate_optimization(func, chosen, timeout=timeout, verbose=verbose)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -10,10 +11,13 @@ from concurrent.futures import BrokenExecutor, CancelledError
 from typing import Any
 
 from amorsize_executor.advice.hooks import HookContext, HookEvent, HookManager
+from amorsize_executor.advice.narration import tell_progress
 from amorsize_executor.advice.optimization import OptimizationResult
 from amorsize_executor.advice.sample import Outcome
+from amorsize_executor.engine.stream import Failed, ResultIterator
 from amorsize_executor.errors import WorkerDiedError
 from amorsize_executor.executor import AdaptiveExecutor
+from amorsize_executor.wording import say_error
 
 _RUN_S = 0.1
 _RUNS = 20
@@ -58,7 +62,7 @@ class Watch:
         error = outcome.error
         if error is not None:
             text = "".join(traceback.format_exception(error))
-            self._tell(HookEvent.ON_ERROR, error=error, error_message=str(error), error_traceback=text)
+            self._tell(HookEvent.ON_ERROR, error=error, error_message=say_error(error, str), error_traceback=text)
         if self._in_run >= self._run or time.monotonic() - self._run_began_s >= _RUN_S:
             self._end_run()
 
@@ -83,7 +87,7 @@ class Watch:
         self._runs, self._in_run, self._run_began_s = self._runs + 1, 0, now
         self._tell(HookEvent.ON_PROGRESS)
         if self._progress is not None:
-            self._progress(self.done, self._total)
+            tell_progress(self._progress, self.done, self._total)
 
     def _tell(self, event: HookEvent, **fields: Any) -> None:
         hooks, result = self._hooks, self._result
@@ -116,16 +120,14 @@ class Watch:
 
 
 class Source(Iterator[Any]):
-    """An iterator that remembers how it ended.
+    """An iterator that remembers whether it was asked to its end.
 
     Attributes:
-        error: What it raised, so that this can be told from a call's error.
-        is_at_end: Whether it was asked to its end.
+        is_at_end: Whether it was.
     """
 
     def __init__(self, items: Iterable[Any]) -> None:
         self._items = iter(items)
-        self.error: Exception | None = None
         self.is_at_end = False
 
     def __next__(self) -> Any:
@@ -133,9 +135,6 @@ class Source(Iterator[Any]):
             return next(self._items)
         except StopIteration:
             self.is_at_end = True
-            raise
-        except Exception as error:
-            self.error = error
             raise
 
 
@@ -166,14 +165,16 @@ def collect(
         watch: Is told of every outcome.
     """
     closing: Any = stream
+    results: list[Any] = []
     with contextlib.closing(closing):  # an error's traceback would keep it, and its calls would all be run
         if on_error == "raise" and not watch.is_watched:
-            results = list(stream)
+            values = iter(stream)
             for position in sorted(sampled):
-                results.insert(position, sampled[position].value)
+                results.extend(itertools.islice(values, position - len(results)))
+                results.append(sampled[position].value)
+            results.extend(values)
             watch.count(len(results))
             return results
-        results = []
         for outcome in weave(outcomes_of_calls(stream, source), sampled):
             watch.note(outcome)
             if on_error == "raise":
@@ -199,26 +200,23 @@ def weave(outcomes: Iterator[Outcome], sampled: dict[int, Outcome]) -> Iterator[
 
 
 def outcomes_of_calls(stream: Iterator[Any], source: Source | None) -> Iterator[Outcome]:
-    """Yield each call's outcome; what ends the stream itself is raised, so that no result is missing silently."""
-    last: BaseException | None = None
-    while True:
-        try:
-            value = next(stream)
-        except StopIteration:
-            if (
-                source is not None and not source.is_at_end
-            ):  # the executor was shut down by somebody else, and has refused the rest
-                message = "the stream ended before its items did"
-                raise RuntimeError(message) from last
-            return
-        except (Exception, SystemExit) as error:
-            is_end = isinstance(error, (BrokenExecutor, CancelledError)) and not isinstance(error, WorkerDiedError)
-            if is_end or (source is not None and error is source.error):
-                raise
-            last = error
-            yield Outcome(error=error)
-        else:
+    """Yield each call's outcome; what ends the stream itself is raised, so that no result is missing silently.
+
+    That is also what a signal's handler raises while this waits: it is nobody's outcome.
+    """
+    assert isinstance(stream, ResultIterator)  # noqa: S101 - what an executor's map and imap return
+    for value in stream.telling():
+        if not isinstance(value, Failed):
             yield Outcome(value)
+            continue
+        error = value.error
+        is_end = isinstance(error, (BrokenExecutor, CancelledError, KeyboardInterrupt))
+        if is_end and not isinstance(error, WorkerDiedError):
+            raise error
+        yield Outcome(error=error)
+    if source is not None and not source.is_at_end:
+        message = "the stream ended before its items did"
+        raise RuntimeError(message)
 
 
 def raise_error(outcome: Outcome) -> None:

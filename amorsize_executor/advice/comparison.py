@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -128,7 +129,7 @@ def compare_strategies(
         TimeoutError: Not even one round ended in time.
     """
     check_task(func, data)
-    check_count("max_items", max_items)
+    check_count("max_items", max_items, most=sys.maxsize)
     check_seconds("timeout", timeout)
     check_flags(verbose=verbose)
     chosen = list(configs) if configs is not None else []
@@ -191,7 +192,8 @@ def compare_with_optimizer(
 ) -> tuple[ComparisonResult, OptimizationResult]:
     """Compare ``"Serial"``, ``"Optimizer"`` (what ``optimize`` recommends) and settings of your own."""
     check_task(func, data)
-    check_count("max_items", max_items)
+    check_count("max_items", max_items, most=sys.maxsize)
+    check_seconds("timeout", timeout)
     check_flags(verbose=verbose)
     items = list(itertools.islice(data, max_items))
     if not items:

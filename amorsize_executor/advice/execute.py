@@ -7,7 +7,14 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from amorsize_executor.advice.arguments import check_flags, check_sampling, check_task, count_items
+from amorsize_executor.advice.arguments import (
+    LAYERS_OF_EVERY_BACKEND,
+    OF_EVERY_BACKEND,
+    check_flags,
+    check_sampling,
+    check_task,
+    count_items,
+)
 from amorsize_executor.advice.collecting import Progress, Watch, begin, collect, raise_error
 from amorsize_executor.advice.diagnosis import DiagnosticProfile
 from amorsize_executor.advice.hooks import HookManager
@@ -15,6 +22,7 @@ from amorsize_executor.advice.narration import COMPLETE, START, Narration, Progr
 from amorsize_executor.advice.optimization import OptimizationResult, outcomes_of, supply_of
 from amorsize_executor.advice.optimize import advise
 from amorsize_executor.advice.outlook import Wishes
+from amorsize_executor.advice.sample import choose_backend
 from amorsize_executor.errors import InvalidParameterTypeError
 from amorsize_executor.executor import AdaptiveExecutor
 from amorsize_executor.parameters import check_callable, check_choice
@@ -23,8 +31,7 @@ from amorsize_executor.wire.decorated import guards_of
 _SAMPLE_S = 0.05
 """Seconds after which ``execute`` samples no more: what is left, workers may run side by side."""
 _OWN_PLACE = frozenset(("isolate", "initializer", "mp_context", "max_tasks_per_child", "backend"))
-_OF_EVERY_BACKEND = frozenset(("chunksize", "target_chunk_duration"))
-_LAYERS = frozenset(("retry", "circuit_breaker", "rate_limit", "timeout", "checkpoint", "dead_letters", "middleware"))
+_LAYERS = LAYERS_OF_EVERY_BACKEND | {"timeout", "middleware"}
 
 
 def execute(
@@ -50,7 +57,8 @@ def execute(
 
     No item is run twice: the sampled calls are part of the work. The prediction chooses between threads and
     processes; from then on the executor goes by what it measures. Where calls may not run in the calling thread, or
-    pass layers (a retry, a checkpoint, ...), the executor's own first calls are the sample.
+    pass layers (a retry, a checkpoint, ...), the executor's own first calls are the sample. With layers, threads that
+    are preferred are taken unless something needs processes, such as a timeout.
 
     Blocks until all calls have ended.
 
@@ -69,7 +77,8 @@ def execute(
         prefer_threads_for_io: As for ``optimize``.
         hooks: Called at the beginning, the progress, errors and the end.
         on_error: ``"raise"`` the first error, ``"return"`` errors as values, or ``"skip"`` them.
-        progress: Called with (calls that have ended, total or None), about ten times a second and at the end.
+        progress: Called with (calls that have ended, total or None), about ten times a second and at the end. What it
+            raises is logged.
         executor_options: For ``AdaptiveExecutor``: retry, checkpoint, max_workers, ...
 
     Returns:
@@ -109,13 +118,16 @@ def execute(
     watch = Watch(hooks, progress)
     given = {name for name, value in executor_options.items() if value is not None and value is not False}
     if given & (_OWN_PLACE | _LAYERS) or guards_of(func):
+        options |= choose_backend(func, given, prefers_threads=prefer_threads_for_io)
         result, results = run_unsampled(func, data, options, on_error, watch, narration)
     else:
         with AdaptiveExecutor(**options) as executor:  # refuses wrong options before any call
             # Before the sample: if that leaves threads behind, workers could not be forked from here any more.
             executor._accepting().start()  # noqa: SLF001 - what the first submit would do
-            longest_s, goes_on = _SAMPLE_S, on_error != "raise"
-            result = advise(func, data, sample_size, wishes, narration, longest_s=longest_s, goes_on=goes_on)
+            goes_on = on_error != "raise"
+            result = advise(
+                func, data, sample_size, wishes, narration, longest_s=_SAMPLE_S, warm_up_s=0.0, goes_on=goes_on
+            )
             results = run_sampled(func, result, executor, options, on_error, watch)
     if not profile:
         result.profile = None
@@ -132,15 +144,17 @@ def run_sampled(
 ) -> list[Any]:
     """Run what the sample has left, and return all results."""
     sampled = outcomes_of(result)
-    if on_error == "raise":
-        for outcome in sampled.values():
-            raise_error(outcome)
     supply = supply_of(result)
     watch.begin(result, supply.total)
+    if on_error == "raise":
+        for failed in (outcome for outcome in sampled.values() if outcome.error is not None):
+            watch.note(failed)
+            raise_error(failed)
     with contextlib.ExitStack() as stack:
         if result.backend != "auto":
-            own = {name: value for name, value in options.items() if name in _OF_EVERY_BACKEND}
-            executor = stack.enter_context(AdaptiveExecutor(result.n_jobs, backend=result.backend, **own))
+            own = {name: value for name, value in options.items() if name in OF_EVERY_BACKEND}
+            own |= {"max_workers": result.n_jobs, "backend": result.backend}
+            executor = stack.enter_context(AdaptiveExecutor(**own))
         stream, source = begin(executor, func, supply.without(sampled.keys()), supply.total)
         results = collect(stream, source, sampled, on_error, watch)
     watch.end(len(results))

@@ -121,8 +121,8 @@ class HookManager:
 
     def unregister_all(self, event: HookEvent | None = None) -> int:
         """Forget all hooks, or all of one event; return how many there were."""
+        chosen = choose_events(event)
         with self._lock:
-            chosen = list(HookEvent) if event is None else [event]
             count = sum(len(self._hooks[each]) for each in chosen)
             for each in chosen:
                 self._hooks[each] = []
@@ -159,11 +159,12 @@ class HookManager:
 
     def has_hooks(self, event: HookEvent) -> bool:
         """Tell whether anybody listens."""
+        check_event(event)
         return bool(self._hooks[event])
 
     def get_hook_count(self, event: HookEvent | None = None) -> int:
         """Count the hooks of an event, or all."""
-        return sum(len(self._hooks[each]) for each in (HookEvent if event is None else (event,)))
+        return sum(len(self._hooks[each]) for each in choose_events(event))
 
     def get_stats(self) -> dict[str, dict[str, int]]:
         """Return ``hook_counts``, ``call_counts`` and ``error_counts`` by event; of errors only where there are any."""
@@ -179,6 +180,14 @@ def check_event(event: object) -> None:
     """Raise for what is no event."""
     if not isinstance(event, HookEvent):
         raise InvalidParameterTypeError("event", event, "must be a HookEvent")
+
+
+def choose_events(event: HookEvent | None) -> tuple[HookEvent, ...]:
+    """Return one event, or all for None."""
+    if event is None:
+        return tuple(HookEvent)
+    check_event(event)
+    return (event,)
 
 
 def create_progress_hook(callback: Callable[[float, int, int], object], min_interval: float = 1.0) -> Hook:

@@ -17,7 +17,7 @@ from amorsize_executor.advice.supply import Supply
 from amorsize_executor.tuning.machine import Machine, probe_machine
 from amorsize_executor.tuning.planner import CLEARLY, Forecast
 from amorsize_executor.wire.weight import weigh
-from amorsize_executor.wording import say_count, say_seconds
+from amorsize_executor.wording import describe_error, say_count, say_error, say_seconds
 from amorsize_executor.worker import main as worker_main
 
 CPU_BOUND, MIXED, IO_BOUND = "cpu_bound", "mixed", "io_bound"
@@ -40,16 +40,25 @@ class Judgement:
         sample: How those calls went.
         wishes: What the user asked for.
         narration: Where to tell of it.
+        goes_on: Judge by the calls that ended well, where others failed.
     """
 
     def __init__(
-        self, func: Callable[[Any], Any], supply: Supply, sample: Sample, wishes: Wishes, narration: Narration
+        self,
+        func: Callable[[Any], Any],
+        supply: Supply,
+        sample: Sample,
+        wishes: Wishes,
+        narration: Narration,
+        *,
+        goes_on: bool = False,
     ) -> None:
         self._func = func
         self._supply = supply
         self._sample = sample
         self._wishes = wishes
         self._narration = narration
+        self._goes_on = goes_on
         self._warnings: list[str] = []
         self._machine = probe_machine()
         self.profile = describe_sample(supply, sample, self._machine, wishes)
@@ -58,7 +67,9 @@ class Judgement:
         """Return the recommendation, without data."""
         obstacle = self._find_obstacle()
         if obstacle is not None:
-            return self._stay_serial(obstacle, is_predicted=False)
+            refusal = self._find_refusal() if self._sample.outcomes else None  # true of the calls that follow, too
+            reason = obstacle if refusal is None else f"{obstacle} {refusal}"
+            return self._stay_serial(reason, stays_here=refusal is not None, is_predicted=False)
         self._narration.enter(ANALYSING)
         profile = self.profile
         executor_type = "process"
@@ -72,7 +83,7 @@ class Judgement:
                 return self._stay_serial(refusal + self._say_threads(calls), stays_here=True, is_predicted=False)
         outlook = Outlook(self._func, self._sample, self._wishes, self._machine, executor_type, profile, calls)
         if outlook.problem is not None:
-            problem = f"{type(outlook.problem).__name__}: {outlook.problem}"
+            problem = describe_error(outlook.problem)
             return self._stay_serial(
                 f"A worker could not be started, or could not load the function ({problem}), so the calls stay here.",
                 stays_here=True,
@@ -86,7 +97,7 @@ class Judgement:
             self._warnings.append(self._say_unknown(outlook, forecast, calls))
         self._weigh_results(total)
         if forecast.workers < _FEWEST or forecast.parallel_s > CLEARLY * forecast.serial_s:
-            reason = self._say_serial(forecast, calls) + self._say_threads(calls, executor_type)
+            reason = self._say_serial(outlook, forecast, calls) + self._say_threads(calls, executor_type)
             return self._stay_serial(reason, executor_type=executor_type)
         speedup = min(forecast.speedup, float(forecast.workers))
         profile.estimated_speedup = speedup
@@ -109,22 +120,25 @@ class Judgement:
         if not supply.ahead and supply.error is None:
             return "There are no items, so there is nothing to run in parallel."
         if supply.error is not None:
-            self._warnings.append(f"The source of the items raised {supply.error!r} after {len(supply.ahead):,} items.")
+            self._warnings.append(
+                f"The source of the items raised {say_error(supply.error)} after {len(supply.ahead):,} items."
+            )
             return (
                 f"The source of the items raised {type(supply.error).__name__} while the sample was taken; "
                 "data raises it again at the same place."
             )
         if not sample.measurements:
             position, error = next((at, each.error) for at, each in sample.outcomes.items() if each.error is not None)
-            self._warnings.append(f"A sampled call failed: item {position} raised {error!r}.")
+            self._warnings.append(f"A sampled call failed: item {position} raised {say_error(error)}.")
             return (
                 f"The function raised {type(error).__name__} for the sampled item {position}, "
                 "so there is nothing to predict from."
             )
         if sample.error is not None:
             position = next(at for at, each in sample.outcomes.items() if each.error is not None)
-            self._warnings.append(f"A sampled call failed: item {position} raised {sample.error!r}.")
-            return f"The function raised {type(sample.error).__name__} for the sampled item {position}."
+            self._warnings.append(f"A sampled call failed: item {position} raised {say_error(sample.error)}.")
+            if not self._goes_on:
+                return f"The function raised {type(sample.error).__name__} for the sampled item {position}."
         if worker_main.depth > 0:
             return "This process is a worker of another executor, which keeps the processors busy already."
         return None
@@ -134,20 +148,20 @@ class Judgement:
         error = self._sample.function.error
         if error is not None:
             return (
-                f"The function cannot be pickled ({type(error).__name__}: {error}), so it cannot go to another "
+                f"The function cannot be pickled ({describe_error(error)}), so it cannot go to another "
                 "process: make what it holds (an open file, a lock, a connection) inside the call, or once a worker "
                 "in an initializer."
             )
         for position, travel in self._sample.arguments.items():
             if travel.error is not None:
                 return (
-                    f"Item {position} cannot be pickled ({type(travel.error).__name__}: {travel.error}): pass what it "
+                    f"Item {position} cannot be pickled ({describe_error(travel.error)}): pass what it "
                     "is made from (a path, a key) and make it inside the call."
                 )
         for travel in self._sample.results:
             if travel.error is not None:
                 return (
-                    f"A result cannot be pickled ({type(travel.error).__name__}: {travel.error}): return plain values "
+                    f"A result cannot be pickled ({describe_error(travel.error)}): return plain values "
                     "instead of the object."
                 )
         return None
@@ -171,11 +185,13 @@ class Judgement:
         profile.parallel_compute_time = forecast.serial_s / forecast.workers
         profile.theoretical_max_speedup = float(forecast.workers)
         profile.max_workers_cpu, profile.max_workers_memory = outlook.most_by_cpu, outlook.most_by_memory
-        if outlook.most_by_memory <= forecast.workers:
+        if outlook.is_bound_by_memory and outlook.most_by_memory <= forecast.workers:
             profile.constraints.append(
                 f"memory: a worker grows by {profile.format_bytes(profile.peak_memory_bytes)}, and "
                 f"{say_count(outlook.most_by_memory, 'worker')} fit"
             )
+        if outlook.taken_cores:
+            profile.constraints.append(f"other programs keep {say_count(outlook.taken_cores, 'processor')} busy")
         if outlook.inner_threads > 1:
             profile.constraints.append(
                 f"a call keeps {outlook.inner_threads:.1f} processors busy by itself, so fewer workers are used"
@@ -194,16 +210,22 @@ class Judgement:
             self._warnings.append(text)
             profile.constraints.append(text)
 
-    def _say_serial(self, forecast: Forecast, calls: int) -> str:
+    def _say_serial(self, outlook: Outlook, forecast: Forecast, calls: int) -> str:
         profile = self.profile
         call_s = profile.avg_execution_time
         times = f"{say_seconds(forecast.serial_s)} here and {say_seconds(forecast.parallel_s)} in workers"
         about = f"{say_count(calls, 'call')} of {say_seconds(call_s)} would take {times}"
-        if profile.max_workers_memory < _FEWEST:
+        if calls < _FEWEST:
+            why = "one call cannot be shared"
+        elif self._wishes.max_workers == 1:
+            why = "max_workers is 1"
+        elif profile.max_workers_memory < _FEWEST:
             size = profile.format_bytes(profile.peak_memory_bytes)
             why = f"there is memory for one worker only, as a call takes {size}"
         elif self._machine.cores < _FEWEST and profile.workload_type == CPU_BOUND:
             why = "there is one processor only"
+        elif self._machine.cores - outlook.taken_cores < _FEWEST and profile.workload_type == CPU_BOUND:
+            why = "other programs keep the other processors busy"
         elif any("by itself" in constraint for constraint in profile.constraints):
             why = "the calls keep all processors busy by themselves"
         elif profile.overhead_ipc > forecast.serial_s / 2:

@@ -24,6 +24,14 @@ def whisper(text: str) -> None:
     sys.stderr.flush()
 
 
+def tell_progress(callback: Callable[..., object], *facts: object) -> None:
+    """Call a callback; its own failure is logged, and no reason to stop what it watches."""
+    try:
+        callback(*facts)
+    except Exception:  # noqa: BLE001 - as above
+        logger.exception("amorsize_executor: a progress callback failed")
+
+
 class Narration:
     """Tells a callback of phases, and stderr of what was found.
 
@@ -40,10 +48,7 @@ class Narration:
         """Begin a phase, such as ``SAMPLING``."""
         self.say(f"[{step[1]:4.0%}] {step[0]}")
         if self._progress is not None:
-            try:
-                self._progress(*step)
-            except Exception:  # noqa: BLE001 - a callback's own failure is no reason to stop what it watches
-                logger.exception("amorsize_executor: a progress callback failed")
+            tell_progress(self._progress, *step)
 
     def say(self, text: str) -> None:
         """Tell who wants to know."""

@@ -120,7 +120,7 @@ class OptimizationResult:
         saved = config.ConfigData(
             n_jobs=self.n_jobs,
             chunksize=self.chunksize,
-            executor_type=self.executor_type,
+            executor_type="serial" if self.stays_here else self.executor_type,
             estimated_speedup=self.estimated_speedup,
             function_name=function_name,
             data_size=profile.total_items if profile is not None and profile.total_items >= 0 else None,

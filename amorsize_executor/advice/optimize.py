@@ -10,7 +10,7 @@ from amorsize_executor.advice.judgement import Judgement
 from amorsize_executor.advice.narration import COMPLETE, SAMPLED, SAMPLING, START, Narration, ProgressCallback
 from amorsize_executor.advice.optimization import OptimizationResult, keep_sample
 from amorsize_executor.advice.outlook import Wishes
-from amorsize_executor.advice.sample import LONGEST_S, take_sample
+from amorsize_executor.advice.sample import LONGEST_S, WARM_UP_S, take_sample
 from amorsize_executor.advice.supply import Supply
 from amorsize_executor.parameters import check_callable
 
@@ -36,8 +36,8 @@ def optimize(
     """Recommend how many workers to use and how many calls to send together, or to stay with plain serial code.
 
     Up to ``sample_size`` calls are run here, each once; their results are in the answer, so that nobody needs to run
-    them again. Sampling ends early after 0.25 s. What workers cost is measured once a process (0.1 s), unless the
-    whole work takes less than half a second.
+    them again. Sampling ends early after 0.25 s, a first call of up to 1 s not counted. What workers cost is measured
+    once a process (0.1 s), unless the whole work takes less than half a second.
 
     Runs in: the caller's thread.
 
@@ -106,6 +106,7 @@ def advise(
     narration: Narration,
     *,
     longest_s: float = LONGEST_S,
+    warm_up_s: float = WARM_UP_S,
     goes_on: bool = False,
     with_profile: bool = False,
 ) -> OptimizationResult:
@@ -118,15 +119,18 @@ def advise(
         wishes: What the user asked for.
         narration: Where to tell of it.
         longest_s: Seconds after which no more calls are sampled.
+        warm_up_s: Seconds of a first call that are not counted, if it takes no more.
         goes_on: Sample on after an error, and judge by the calls that end well.
         with_profile: Run the last sampled call under cProfile.
     """
     narration.enter(START)
     supply = Supply(data, sample_size)
     narration.enter(SAMPLING)
-    sample = take_sample(func, supply.ahead, longest_s=longest_s, goes_on=goes_on, with_profile=with_profile)
+    sample = take_sample(
+        func, supply.ahead, longest_s=longest_s, warm_up_s=warm_up_s, goes_on=goes_on, with_profile=with_profile
+    )
     narration.enter(SAMPLED)
-    result = Judgement(func, supply, sample, wishes, narration).pass_sentence()
+    result = Judgement(func, supply, sample, wishes, narration, goes_on=goes_on).pass_sentence()
     result.function_profiler_stats = sample.statistics
     keep_sample(result, supply, sample.outcomes)
     result.data = supply.complete()

@@ -56,7 +56,9 @@ class Outlook:
     Attributes:
         costs: What workers cost.
         most_by_cpu: Workers that processors and waiting are worth.
-        most_by_memory: Workers that fit into memory.
+        most_by_memory: Workers that fit into memory, as far as there may be so many.
+        is_bound_by_memory: Whether it is memory that allows no more than that.
+        taken_cores: Processors that other programs keep busy, as far as that is to count.
         load_s: Seconds that each worker needs to load the function, where it does not inherit it.
         problem: Why workers cannot be had, or cannot load the function; None where they can.
         inner_threads: Processors that a call keeps busy by itself, >= 1.
@@ -77,9 +79,10 @@ class Outlook:
         self._grows = wishes.enable_memory_tracking
         self._function_bytes = sample.function.nbytes if executor_type == "process" else 0
         self._is_process = executor_type == "process"
-        cores = machine.cores
+        self.taken_cores = 0
         if wishes.adjust_for_system_load:
-            cores = max(1, cores - round(os.getloadavg()[0]))
+            self.taken_cores = min(round(os.getloadavg()[0]), machine.cores - 1)
+        cores = machine.cores - self.taken_cores
         if not self._is_process and not is_free_threaded():
             cores = 1  # threads take turns with the interpreter's lock
         self._machine = machine._replace(cores=cores, physical_cores=min(cores, machine.physical_cores))
@@ -98,6 +101,7 @@ class Outlook:
             self.problem = error
         tuner = self._tuner()
         self.most_by_memory = tuner.most_workers if most is None else self._most_by_memory()
+        self.is_bound_by_memory = self.most_by_memory < find_most_workers(None, cores)
         share = min(profile.cpu_time_ratio, 1.0)
         self.most_by_cpu = most or min(find_most_workers(None, cores), max(cores, int(cores / max(share, 1e-3))))
 

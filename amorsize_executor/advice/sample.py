@@ -6,19 +6,22 @@ import contextvars
 import cProfile
 import pickle
 import pstats
-import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
+from amorsize_executor.advice.arguments import LAYERS_OF_EVERY_BACKEND, OF_EVERY_BACKEND
 from amorsize_executor.engine.helper import queued_since_last_s
 from amorsize_executor.records import Lane, Measurement
 from amorsize_executor.wire.codec import Codec
 from amorsize_executor.wire.functions import travelling
-from amorsize_executor.worker.recorder import peak_bytes, resident_bytes
+from amorsize_executor.worker.recorder import cpu_seconds, peak_bytes, resident_bytes
 
 LONGEST_S = 0.25
 """No more calls are sampled after this time: what comes then, workers may run side by side."""
+
+WARM_UP_S = 1.0
+"""A first call up to here is not counted in that time: it may be slow by imports and caches, unlike all others."""
 
 _TRIALS = 3
 _LEAST_CALL_S = 5e-8  # no call of Python takes less
@@ -76,6 +79,7 @@ def take_sample(
     ahead: list[tuple[int, Any]],
     *,
     longest_s: float = LONGEST_S,
+    warm_up_s: float = WARM_UP_S,
     goes_on: bool = False,
     with_profile: bool = False,
 ) -> Sample:
@@ -85,6 +89,7 @@ def take_sample(
         func: What is called.
         ahead: (position, item) of the items.
         longest_s: Seconds after which no more calls are begun.
+        warm_up_s: Seconds of a first call that are not counted, if it takes no more.
         goes_on: Go on after an error.
         with_profile: Run the last call under cProfile; its time counts only where there is no other.
     """
@@ -104,13 +109,15 @@ def take_sample(
             profiler = find_profiler()
         run = _Run(func, item, profiler, overhead_s)
         outcomes[position] = run.outcome
+        if place == 0 and run.wall_s <= warm_up_s:
+            began = time.perf_counter()
         if run.outcome.error is None:
             runs.append((position, run))
         elif not goes_on:
             break
     growth = max(0, resident_bytes() - resident)
     if peak_bytes() > peak:
-        growth = max(growth, peak_bytes() - resident)
+        growth = max(growth, peak_bytes() - (resident or peak))  # where the one is not known, the other is all there is
     timed = runs[:-1] if profiler is not None and len(runs) > 1 else runs
     results = [try_pickling(run.outcome.value, codec) for _, run in runs]
     mean_out = sum(result.nbytes for result in results) // len(results) if results else 0
@@ -134,14 +141,16 @@ class _Run:
     ) -> None:
         context = contextvars.copy_context()  # as for calls that a waiting caller runs: what they set does not stay
         queued_since_last_s()
-        cpu, began = processor_s(), time.perf_counter()
+        cpu, began = cpu_seconds(), time.perf_counter()
         try:
             value = context.run(func, item) if profiler is None else context.run(profiler.runcall, func, item)
             self.outcome = Outcome(value)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a call's own error is its outcome
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a call may end with anything, SystemExit included
             self.outcome = Outcome(error=error.with_traceback(error.__traceback__ and error.__traceback__.tb_next))
         self.wall_s = max(time.perf_counter() - began - overhead_s, _LEAST_CALL_S)
-        self.cpu_s = processor_s() - cpu
+        self.cpu_s = cpu_seconds() - cpu
         if self.wall_s < _LEAST_TELLING_S:
             self.cpu_s = self.wall_s
         waiting_s = max(0.0, self.wall_s - self.cpu_s)
@@ -188,10 +197,18 @@ def leave_out_warm_up(runs: list[tuple[int, _Run]]) -> list[tuple[int, _Run]]:
     return runs[1:] if runs[0][1].wall_s > _WARM_UP * longest_s else runs
 
 
-def processor_s() -> float:
-    """Return the processor seconds of this process and of the children that it waited for."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
+def choose_backend(func: Callable[..., Any], options: Collection[str], *, prefers_threads: bool) -> dict[str, str]:
+    """Return the ``backend`` for calls of which there is no sample; nothing where the executor is to choose.
+
+    It is threads where they are preferred, and this process for what does not pickle, unless options of the executor
+    with these names have their own say.
+    """
+    if not set(options) <= OF_EVERY_BACKEND | LAYERS_OF_EVERY_BACKEND:
+        return {}
+    if prefers_threads:
+        return {"backend": "thread"}
+    codec = Codec(None, into_worker=True)
+    return {} if try_pickling(travelling(func, codec), codec).error is None else {"backend": "caller"}
 
 
 def try_pickling(item: Any, codec: Codec) -> Travel:

@@ -78,6 +78,7 @@ class StreamingOptimizationResult:
         self.memory_backpressure_enabled = memory_backpressure_enabled
         self._func: Callable[[Any], Any] | None = None
         self._advice: OptimizationResult | None = None
+        self._has_run = False
 
     def run(
         self, *, executor: AdaptiveExecutor | None = None, on_error: str = "raise", **executor_options: Any
@@ -96,12 +97,17 @@ class StreamingOptimizationResult:
         Raises:
             ValueError: This result was not made by ``optimize_streaming``; ``on_error`` is none of the three; or,
                 from the generator, there is a checkpoint, which would have to know the sampled calls.
+            RuntimeError: It was run before, and its source cannot begin anew.
         """
         check_choice("on_error", on_error, ("raise", "return", "skip"))
         func, advice = self._func, self._advice
         if func is None or advice is None:
             message = "this result was not made by optimize_streaming(), so there is nothing that it could run"
             raise ValueError(message)
+        if self._has_run and not supply_of(advice).begins_anew:
+            message = "this stream was run already, and its source cannot begin anew: ask optimize_streaming() again"
+            raise RuntimeError(message)
+        self._has_run = True
         return self._run(func, advice, executor, on_error, executor_options)
 
     def _run(

@@ -46,13 +46,14 @@ class Supply:
         ahead: (position, item) of what was taken ahead, by position. Of a sequence they are spread from the first
             item to the last, since data is often sorted; of all else they are the first.
         error: What the source raised meanwhile.
+        begins_anew: Whether the items can be had again and again.
     """
 
     def __init__(self, data: Iterable[Any], most: int) -> None:
         self.total = count_items(data)
         self.error: Exception | None = None
         self._data = data
-        self._begins_anew = isinstance(data, _CONTAINERS) or hasattr(type(data), "__array__")
+        self.begins_anew = isinstance(data, _CONTAINERS) or hasattr(type(data), "__array__")
         self._source: Iterator[Any] | None = None
         self.ahead: list[tuple[int, Any]] = []
         if isinstance(data, Sequence) and self.total is not None:
@@ -73,7 +74,7 @@ class Supply:
 
     def complete(self) -> Iterable[Any]:
         """Return all items: the data itself where it can begin anew, else an iterator that what was taken leads."""
-        if self._source is None or self._begins_anew:
+        if self._source is None or self.begins_anew:
             return self._data
         return Resumed([item for _, item in self.ahead], self.error, self._source)
 
@@ -82,7 +83,7 @@ class Supply:
 
         What has no way to begin anew goes on in the same source as ``complete``: use the one or the other.
         """
-        if self._source is None or self._begins_anew:
+        if self._source is None or self.begins_anew:
             return itertools.chain.from_iterable(leave_out(iter(self._data), sorted(positions)))
         kept = [item for position, item in self.ahead if position not in positions]
         return Resumed(kept, self.error, self._source)

@@ -366,7 +366,7 @@ class PipeLink:
             line.release()
 
 
-def send_signal(pidfd: int, number: int = signal.SIGKILL) -> None:
+def send_signal(pidfd: int, number: int) -> None:
     """Signal a process that may have ended already."""
     try:
         signal.pidfd_send_signal(pidfd, number)

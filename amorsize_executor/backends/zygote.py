@@ -306,13 +306,13 @@ class ZygoteSpawner:
             return
         link = self._links.get(worker)
         if link is None:
-            send_signal(pidfd)
+            send_signal(pidfd, signal.SIGKILL)
             os.close(pidfd)
             return
         self._fruitless = 0
         link.pid = pid
         self._pidfds[worker] = pidfd
-        link.kill = lambda: send_signal(pidfd)
+        link.kill = lambda: send_signal(pidfd, signal.SIGKILL)
         self._processes[worker] = WorkerProcess(pid, pidfd)
         if link.is_killed:
             link.kill()
@@ -432,7 +432,7 @@ class ZygoteSpawner:
         elif self._zygote.has_orders:
             hang_up(self._zygote.control)
         else:  # it has nothing to clean up, and may not even be up
-            send_signal(self._zygote.pidfd)
+            send_signal(self._zygote.pidfd, signal.SIGKILL)
 
     def _finish_when_alone(self) -> None:
         if self._zygote is not None or self._orphans or self._then is None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import itertools
+from itertools import islice
 from typing import Any
 
-from amorsize_executor.cli import data, task
+from amorsize_executor.cli import task
 from amorsize_executor.cli.dlq import count
 from amorsize_executor.cli.main import UsageError
 from amorsize_executor.cli.render import Renderer
@@ -60,9 +60,7 @@ def run(arguments: argparse.Namespace, renderer: Renderer) -> None:
 
     function, items = task.task_of(arguments)
     configs = [] if arguments.no_baseline else [ComparisonConfig("Serial", 1, 1, "serial")]
-    kept: Any = items
-    if isinstance(items, data.Source):
-        kept = list(itertools.islice(items, arguments.max_items))  # each setting runs all of them
+    kept: Any = items[: arguments.max_items] if isinstance(items, range) else list(islice(items, arguments.max_items))
     if with_optimizer:
         result = optimize(function, kept, verbose=arguments.verbose)
         kind = "serial" if result.n_jobs == 1 else result.executor_type
@@ -72,7 +70,6 @@ def run(arguments: argparse.Namespace, renderer: Renderer) -> None:
         function,
         kept,
         configs,
-        max_items=arguments.max_items,
         timeout=arguments.timeout,
         verbose=arguments.verbose,
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -68,6 +70,14 @@ def items_of(arguments: argparse.Namespace) -> Source | range:
     return source
 
 
+def take_stdin() -> IO[bytes]:
+    """Return standard input, and leave an empty one in its place: no program that a call starts is to read items."""
+    taken = os.fdopen(os.dup(sys.stdin.fileno()), "rb")
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), sys.stdin.fileno())
+    return taken
+
+
 class Source(Iterable[Any]):
     """Items of a file, which can be iterated again, or of standard input, which cannot.
 
@@ -86,9 +96,15 @@ class Source(Iterable[Any]):
         self._name = "standard input" if path is None else str(path)
 
     def check(self) -> None:
-        """Raise DataError for a file that is not there, or holds nothing, before anything starts."""
+        """Raise DataError for a file that is not there, or holds nothing, before anything starts.
+
+        Pipes are left alone: what is read of them is gone.
+        """
         if self._path is None:
             return
+        with contextlib.suppress(OSError):  # said below
+            if self._path.is_fifo() or self._path.is_char_device():
+                return
         with self._open() as file:
             if not file.read(1):
                 raise DataError(self._name, "is empty; give a file with an item a line")
@@ -107,7 +123,9 @@ class Source(Iterable[Any]):
 
     def _open(self) -> IO[bytes]:
         if self._path is None:
-            return open(sys.stdin.fileno(), "rb", closefd=False)
+            if sys.stdin is None:
+                raise DataError(self._name, "is closed; pipe the items into it, or name a file with --data-file")
+            return take_stdin()
         try:
             return self._path.open("rb")
         except OSError as error:

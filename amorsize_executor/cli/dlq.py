@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from amorsize_executor.cli.main import FAILED, UsageError
-from amorsize_executor.cli.render import Renderer, when
+from amorsize_executor.cli.render import Renderer, when, wrap
 from amorsize_executor.cli.target import load_function
 from amorsize_executor.storage.dead_letter import DLQPolicy
 from amorsize_executor.storage.dead_letter_queue import DeadLetterQueue
@@ -146,7 +146,8 @@ def run_replay(arguments: argparse.Namespace, renderer: Renderer) -> int | None:
     line = (
         f"{answer['replayed']} calls replayed: {answer['succeeded']} succeeded, {answer['still_failed']} failed again"
     )
-    renderer.show(answer, line + (f"; {others} of other functions were left alone (--all)" if others else ""))
+    left = f"; {others} of other functions were left alone (--all)" if others else ""
+    renderer.show(answer, *wrap(line + left))
     return FAILED if replay.still_failed else None
 
 

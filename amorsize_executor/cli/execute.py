@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from amorsize_executor.cli import data, task
 from amorsize_executor.cli.dlq import count
-from amorsize_executor.cli.render import Renderer, dump_json, wrap
+from amorsize_executor.cli.render import ESCAPED, Renderer, dump_json, wrap
 from amorsize_executor.errors import AmorsizeError, StorageError
-from amorsize_executor.wording import say_count, say_seconds
+from amorsize_executor.wording import describe_error, say_count, say_error, say_seconds
 
 if TYPE_CHECKING:
     from amorsize_executor.advice.optimization import OptimizationResult
@@ -31,8 +31,9 @@ class CallError(AmorsizeError):
 
     def __init__(self, position: int, error: BaseException) -> None:
         self.position, self.error = position, error
-        told = f"{type(error).__name__}: {error}"
-        super().__init__(f"item {position}: {told}; --on-error skip or return goes on after such items")
+        super().__init__(
+            f"item {position}: {describe_error(error)}; --on-error skip or return goes on after such items"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.position, self.error)
@@ -63,6 +64,7 @@ def run(arguments: argparse.Namespace, renderer: Renderer) -> None:
     began = time.perf_counter()
     with open_output(arguments.output, renderer.out, is_document=is_document) as writer.out:
         facts = Run(arguments, function, items, writer).run()
+        writer.begin()
     facts = {
         "mode": "execute",
         "function": arguments.function,
@@ -87,7 +89,14 @@ class Writer:
         self.first: list[Any] = []
         self.results: list[Any] = []
         self._on_error = arguments.on_error
+        self._replaced = None if arguments.output == "-" else Path(arguments.output)
         self._flushed_s = 0.0
+
+    def begin(self) -> None:
+        """Let go of what the output file held: there are results in its place, or none at all."""
+        if self._replaced is not None and self.out is not None and self._replaced.is_file():
+            self.out.truncate(0)
+        self._replaced = None
 
     def take(self, position: int, outcome: Outcome) -> None:
         """Write a call's outcome.
@@ -102,8 +111,9 @@ class Writer:
             self.errors += 1
             if self._on_error == "skip":
                 return
-            value = {"item": position, "error": type(outcome.error).__name__, "message": str(outcome.error)}
+            value = {"item": position, "error": type(outcome.error).__name__, "message": say_error(outcome.error, str)}
         self.count += 1
+        self.begin()
         if len(self.first) < _SHOWN:
             self.first.append(value)
         if self.keeps_all:
@@ -166,18 +176,17 @@ class Run:
             most = min(result.n_jobs, self._arguments.workers or result.n_jobs)
             options |= {"backend": result.backend, "max_workers": most}
         sampled = outcomes_of(result)
-        executor = self._stream(options, supply_of(result).without(sampled.keys()), sampled)
+        executor, _did = self._stream(options, supply_of(result).without(sampled.keys()), sampled)
         return {"optimization": task.facts_of(self._arguments, result), "ran": describe_crew(executor)}
 
     def _begin_with_nothing(self, options: dict[str, Any]) -> dict[str, Any]:
         """Run all calls through the executor, whose first calls are its sample: layers are to see every call."""
-        from amorsize_executor.advice.execute import describe_run  # noqa: PLC0415 - loads the executor
+        from amorsize_executor.advice.sample import choose_backend  # noqa: PLC0415 - loads the executor
 
-        began = time.perf_counter()
-        executor = self._stream(options, self._items, {})
-        calls = self._writer.count + self._writer.errors
-        result: OptimizationResult = describe_run(executor, calls, time.perf_counter() - began)
-        return {"optimization": task.facts_of(self._arguments, result), "ran": describe_crew(executor)}
+        given = {name for name, value in options.items() if value is not None}
+        options |= choose_backend(self._function, given, prefers_threads=self._arguments.threads)
+        executor, did = self._stream(options, self._items, {})
+        return {"optimization": task.facts_of(self._arguments, did), "ran": describe_crew(executor)}
 
     def _begin_with_plan(self, options: dict[str, Any]) -> dict[str, Any]:
         from amorsize_executor.advice.config import load_config  # noqa: PLC0415 - loads the tuner
@@ -186,7 +195,7 @@ class Run:
         options["config"] = plan
         if plan.executor_type != "process":
             options["backend"] = "thread" if plan.executor_type == "thread" else "caller"
-        executor = self._stream(options, self._items, {})
+        executor, _did = self._stream(options, self._items, {})
         return {
             "config_source": self._arguments.load_config,
             "n_jobs": plan.n_jobs,
@@ -195,19 +204,29 @@ class Run:
             "ran": describe_crew(executor),
         }
 
-    def _stream(self, options: dict[str, Any], items: Iterable[Any], sampled: dict[int, Outcome]) -> AdaptiveExecutor:
-        """Run the calls of what the sample has left, and hand all outcomes to the writer in order."""
+    def _stream(
+        self, options: dict[str, Any], items: Iterable[Any], sampled: dict[int, Outcome]
+    ) -> tuple[AdaptiveExecutor, OptimizationResult]:
+        """Run the calls of what the sample has left, and hand all outcomes to the writer in order.
+
+        Returns:
+            The executor, which has ended; and what it did, as a recommendation.
+        """
         from amorsize_executor.advice.collecting import Source, outcomes_of_calls, weave  # noqa: PLC0415
+        from amorsize_executor.advice.execute import describe_run  # noqa: PLC0415
         from amorsize_executor.executor import AdaptiveExecutor  # noqa: PLC0415 - listing dead letters needs none
 
+        began = time.perf_counter()
         with AdaptiveExecutor(**options) as executor:
             source = Source(items)
             stream = executor.imap(self._function, source)
-            for position, outcome in enumerate(weave(outcomes_of_calls(stream, source), sampled)):
-                self._writer.take(position, outcome)
-                self._show_progress(position + 1)
+            calls = 0
+            for outcome in weave(outcomes_of_calls(stream, source), sampled):
+                self._writer.take(calls, outcome)
+                calls += 1
+                self._show_progress(calls)
             self._show_progress(self._total or 0, is_last=True)
-        return executor
+            return executor, describe_run(executor, calls, time.perf_counter() - began)
 
     def _show_progress(self, done: int, *, is_last: bool = False) -> None:
         if self._draw is None or not self._total:
@@ -231,12 +250,15 @@ def describe_crew(executor: AdaptiveExecutor) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def open_output(path: str, out: TextIO, *, is_document: bool) -> Iterator[TextIO | None]:
-    """Yield where result lines go; None for nowhere, where they are part of the answer."""
+    """Yield where result lines go; None for nowhere, where they are part of the answer.
+
+    What a file holds stays until the writer begins, since a run may fail before it has any result.
+    """
     if path == "-":
         yield None if is_document else out
         return
     try:
-        file = Path(path).open("w", encoding="utf-8")  # noqa: SIM115 - closed below
+        file = Path(path).open("a", encoding="utf-8", errors=ESCAPED)  # noqa: SIM115 - closed below
     except OSError as error:
         raise StorageError(path, f"cannot be written: {error.strerror or error}") from error
     with file:
@@ -250,7 +272,7 @@ def tell(arguments: argparse.Namespace, facts: dict[str, Any], renderer: Rendere
     if facts["errors_count"]:
         line += f", {say_count(facts['errors_count'], 'call')} failed"
     plan, workers = facts.get("optimization", facts), facts["ran"]["workers_started"]
-    lines = [f"{line}; {say_count(workers, 'worker') if workers else 'no workers: this process'} ran the calls"]
+    lines = wrap(f"{line}; {say_count(workers, 'worker') if workers else 'no workers: this process'} ran the calls")
     if "reason" in plan and not arguments.quiet:
         lines += wrap(f"Reason: {plan['reason']}")
     if renderer.form != "text" or arguments.output != "-":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import sys
 import warnings
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import NoReturn, TextIO
 
-from amorsize_executor.cli.render import Renderer
+from amorsize_executor.cli.render import ESCAPED, Renderer
 from amorsize_executor.errors import AmorsizeError
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -93,11 +94,13 @@ class _Version(argparse.Action):
 
 @contextlib.contextmanager
 def answering(*, is_alone: bool) -> Iterator[TextIO]:
-    """Yield where the answer goes: stdout.
+    """Yield where the answer goes: stdout, which takes any text from now on.
 
     Args:
         is_alone: Let nothing else go there: what is printed meanwhile, in workers too, goes to stderr.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=ESCAPED)
     if not is_alone:
         yield sys.stdout
         return
@@ -107,7 +110,7 @@ def answering(*, is_alone: bool) -> Iterator[TextIO]:
             yield out
         return
     out.flush()
-    with os.fdopen(os.dup(out.fileno()), "w", encoding=out.encoding) as kept:
+    with os.fdopen(os.dup(out.fileno()), "w", encoding=out.encoding, errors=ESCAPED) as kept:
         os.dup2(sys.stderr.fileno(), out.fileno())
         try:
             yield kept

@@ -10,6 +10,7 @@ from typing import Any
 from amorsize_executor.cli import task
 from amorsize_executor.cli.main import FAILED
 from amorsize_executor.cli.render import Renderer
+from amorsize_executor.wording import describe_error
 
 
 def add_to(verbs: Any, common: argparse.ArgumentParser) -> None:
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace, renderer: Renderer) -> int | None:
     renderer.show(answer, *task.lines_of(arguments, result, renderer))
     failed = [outcome.error for outcome in outcomes_of(result).values() if outcome.error is not None]
     if failed:
-        told = f"{type(failed[0]).__name__}: {failed[0]}"
+        told = describe_error(failed[0])
         advice = "mend it, or leave out the items that it cannot take"
         print(f"amorsize: error: {arguments.function} raised {told} for a sampled item; {advice}", file=sys.stderr)
         return FAILED

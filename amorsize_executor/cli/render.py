@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
@@ -15,6 +16,15 @@ from amorsize_executor.storage import place, plan_file
 
 WIDTH = 80
 FORMATS = "text", "json", "yaml", "table", "markdown"
+ESCAPED = "amorsize_executor.escaped"
+"""Name of the error handler that writes what an encoding cannot hold as JSON writes it."""
+
+
+def _escape(error: Any) -> tuple[str, int]:
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+codecs.register_error(ESCAPED, _escape)
 
 
 class Renderer:
@@ -58,7 +68,7 @@ class Renderer:
         """
         if self._export_to is not None:
             form = plan_file.format_of(self._export_to, self._export_form)
-            place.write_atomically(self._export_to, (render(answer, form) + "\n").encode())
+            place.write_atomically(self._export_to, (render(answer, form) + "\n").encode(errors=ESCAPED))
 
     def table(self, answer: Any, head: Sequence[str], rows: Sequence[Sequence[Any]], nothing: str) -> None:
         """Print rows below their heads; the last column is cut where a line would be too long.

@@ -86,8 +86,9 @@ def _import_file(file: Path) -> Any:
         message = f"there is no file {str(file)!r}"
         raise TargetError(message)
     _search(file.parent)
-    spec = None if file.stem in sys.modules else find_spec(file.stem)
-    origin = getattr(sys.modules[file.stem], "__file__", None) if spec is None else spec.origin
+    is_free = file.stem not in sys.modules and "." not in file.stem  # a dot would make it a part of something
+    spec = find_spec(file.stem) if is_free else None
+    origin = getattr(sys.modules.get(file.stem), "__file__", None) if spec is None else spec.origin
     if origin is None or Path(origin).resolve() != file:
         message = f"{str(file)!r} cannot be imported as {file.stem!r}, which is something else here; rename the file"
         raise TargetError(message)

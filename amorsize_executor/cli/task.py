@@ -61,15 +61,18 @@ def task_of(arguments: argparse.Namespace) -> tuple[Callable[..., Any], data.Sou
         ValueError: There is no such function or file.
         UsageError: The answer would be written over something that is read.
     """
-    refuse_to_overwrite(arguments)
-    return load_function(arguments.function), data.items_of(arguments)
+    refuse_to_overwrite(arguments, arguments.function.rpartition(":")[0])
+    function = load_function(arguments.function)
+    module = sys.modules.get(getattr(function, "__module__", ""))
+    refuse_to_overwrite(arguments, getattr(module, "__file__", None) or "")
+    return function, data.items_of(arguments)
 
 
-def refuse_to_overwrite(arguments: argparse.Namespace) -> None:
-    """Raise if what is written would replace what is read, or the other thing that is written."""
+def refuse_to_overwrite(arguments: argparse.Namespace, source: str) -> None:
+    """Raise if what is written would replace what is read, ``source`` too, or the other thing that is written."""
     named = {name: getattr(arguments, name, None) for name in ("data_file", "load_config", "memory", "output")}
     taken = {f"--{name.replace('_', '-')}": path for name, path in named.items() if path not in {None, "-"}}
-    taken["the function's module"] = arguments.function.rpartition(":")[0]
+    taken["the function's module"] = source
     for option, target in (("--output", named["output"]), ("--export", arguments.export)):
         for other, path in taken.items():
             if target is not None and other != option and is_same_file(Path(target), Path(path)):

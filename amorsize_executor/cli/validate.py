@@ -26,7 +26,9 @@ def run(arguments: argparse.Namespace, renderer: Renderer) -> None:
     function, items = task.task_of(arguments)
     try:
         if arguments.quick:
-            found = quick_validate(function, items, sample_size=arguments.max_items or 100, verbose=arguments.verbose)
+            found = quick_validate(
+                function, items, arguments.max_items or 100, arguments.verbose, timeout=arguments.timeout
+            )
         else:
             found = validate_optimization(
                 function, items, max_items=arguments.max_items, timeout=arguments.timeout, verbose=arguments.verbose

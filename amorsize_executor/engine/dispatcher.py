@@ -37,6 +37,7 @@ from amorsize_executor.engine.relief import BlockWatch
 from amorsize_executor.engine.span import Span, WorkQueue
 from amorsize_executor.engine.stream import Stream
 from amorsize_executor.records import Measurement
+from amorsize_executor.tuning.concurrency import MOST_AT_ONCE
 from amorsize_executor.tuning.planner import Tuner
 from amorsize_executor.wire.codec import Codec
 from amorsize_executor.wire.functions import Function, FunctionTable
@@ -51,8 +52,6 @@ _AHEAD_S = 1.2e-9 * FLUSH_NS
 
 _AHEAD_BYTES = 65_536
 """Calls with more bytes are not sent ahead: the memory that they pass through had better be the same again."""
-
-MOST_WORKERS = 1000  # lines on a control board, less some for those that are just ending
 
 
 class Settings(NamedTuple):
@@ -115,7 +114,7 @@ class Engine:
         self._last_chunk = 0
         self._fresh_since: float | None = None
         self._is_ticking = False
-        self._room = MOST_WORKERS
+        self._room = MOST_AT_ONCE
         self._is_closing = False
         self.is_cancelling = False
 

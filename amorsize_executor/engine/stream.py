@@ -181,6 +181,15 @@ class Stream:
         self._loose.clear()
 
 
+class Failed:
+    """A call's error among values, for which nothing that a call returns can be taken."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
 class ResultIterator(Iterator[Any]):
     """What ``map``, ``imap`` and ``imap_unordered`` return.
 
@@ -232,6 +241,11 @@ class ResultIterator(Iterator[Any]):
         for value in self._ready:
             return value
         return self._refill()
+
+    def telling(self) -> Self:
+        """Give errors as values of the type ``Failed`` from now on: what is raised is no call's own error then."""
+        self._on_error = "tell"
+        return self
 
     def prime(self) -> None:
         """Ask for the first calls now instead of at the first ``next``."""
@@ -356,6 +370,10 @@ class ResultIterator(Iterator[Any]):
         """Deal with a run that holds errors, as ``on_error`` says; True where it gave values."""
         if self._on_error == "return":
             self._ready = releasing([errors.get(index, value) for index, value in enumerate(values)])
+            return True
+        if self._on_error == "tell":
+            told = (Failed(errors[index]) if index in errors else value for index, value in enumerate(values))
+            self._ready = releasing(list(told))
             return True
         if self._on_error == "skip":
             kept = [value for index, value in enumerate(values) if index not in errors]

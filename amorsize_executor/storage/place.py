@@ -154,6 +154,8 @@ def write_atomically(
 ) -> None:
     """Replace a file's content with mode 0600: after a crash at any moment the old or the new content is there.
 
+    A link stays one: what it leads to is replaced. Pipes and devices are written into.
+
     Args:
         path: The file.
         content: All that it will hold.
@@ -166,6 +168,10 @@ def write_atomically(
     """
     temporary = None
     try:
+        if path.is_fifo() or path.is_char_device():
+            path.write_bytes(content)
+            return
+        path = path.resolve()
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp gives 0600
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)

@@ -64,7 +64,7 @@ def read(path: Path, form: str) -> dict[str, Any]:
         MissingExtraError: It is YAML, and PyYAML is not installed.
     """
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig")  # some editors put a mark before the text
     except FileNotFoundError:
         raise
     except OSError as error:

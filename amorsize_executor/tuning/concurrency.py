@@ -21,6 +21,7 @@ from amorsize_executor.wording import say_count
 LEAST_WAITING = 0.1
 MOST_QUEUED = 0.05
 WAITERS_PER_CORE = 32
+MOST_AT_ONCE = 1000  # lines on a control board, less some for workers that are just ending
 REPAYMENT = 4
 WORKER_BYTES = 8 << 20
 SHRINK_BELOW = 0.6
@@ -98,10 +99,12 @@ class Wish(NamedTuple):
 
 @lru_cache(maxsize=16)
 def find_ceiling(bounds: Bounds) -> Wish:
-    """Find the most workers that memory, ``max_workers`` and 32 a core allow. Pure; >= ``min_workers`` >= 1."""
+    """Find the most workers that memory, ``max_workers``, 32 a core and 1,000 allow. Pure; >= ``min_workers`` >= 1."""
     most = Wish(WAITERS_PER_CORE * bounds.cores, f"more than {WAITERS_PER_CORE} workers a core are not started")
     if bounds.max_workers is not None:
         most = Wish(bounds.max_workers, f"max_workers is {bounds.max_workers}")
+    if most.workers > MOST_AT_ONCE:
+        most = Wish(MOST_AT_ONCE, f"more than {MOST_AT_ONCE:,} workers are not started")
     if bounds.max_memory is not None:
         worker_bytes = max(bounds.worker_bytes, WORKER_BYTES)
         fitting = int(bounds.max_memory // worker_bytes)

@@ -13,6 +13,7 @@ from amorsize_executor.records import Decision, Experience, Lane, Measurement, P
 from amorsize_executor.tuning import cost_model
 from amorsize_executor.tuning.chunking import choose_chunksize
 from amorsize_executor.tuning.concurrency import (
+    MOST_AT_ONCE,
     WAITERS_PER_CORE,
     Bounds,
     ConcurrencyController,
@@ -534,7 +535,7 @@ class Tuner:
 
 def find_most_workers(max_workers: int | None, cores: int) -> int:
     """Return the most workers that there may be where memory is no bound."""
-    return _cap_workers(max_workers) or WAITERS_PER_CORE * cores
+    return min(_cap_workers(max_workers) or WAITERS_PER_CORE * cores, MOST_AT_ONCE)
 
 
 def _cap_workers(max_workers: int | None) -> int | None:

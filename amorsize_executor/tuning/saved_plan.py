@@ -73,8 +73,8 @@ class ConfigData:
             check_text(name, getattr(self, name), optional=name != "source")
         if self.system_info is None:
             object.__setattr__(self, "system_info", describe_system())
-        elif not isinstance(self.system_info, dict):
-            raise InvalidParameterTypeError("system_info", self.system_info, "must be a dictionary or None")
+        elif not (isinstance(self.system_info, dict) and all(isinstance(name, str) for name in self.system_info)):
+            raise InvalidParameterTypeError("system_info", self.system_info, "must be a dictionary by names, or None")
         if self.timestamp is None:
             object.__setattr__(self, "timestamp", datetime.now().isoformat(timespec="seconds"))  # noqa: DTZ005 - local
 
@@ -110,7 +110,8 @@ class ConfigData:
         qualname = getattr(inner, "__qualname__", type(inner).__qualname__)
         module = getattr(inner, "__module__", "")
         names = {qualname, qualname.rpartition(".")[2], f"{module}:{qualname}", f"{module}.{qualname}"}
-        return self.function_name in names or self.function_name.endswith(f".py:{qualname}")
+        is_named = self.function_name in names or self.function_name.endswith(f".py:{qualname}")
+        return is_named or find_named(self.function_name) is function
 
     def differences(self) -> list[str]:
         """Say how the machine that this plan was made on differs from this one; empty if it does not."""
@@ -137,6 +138,15 @@ class ConfigData:
             f"n_jobs={self.n_jobs}, chunksize={self.chunksize}, {self.executor_type}{about}: "
             f"predicted {self.estimated_speedup:.2f}x, by {self.source}, {self.timestamp}"
         )
+
+
+def find_named(name: str) -> Any:
+    """Return what ``module:name`` or ``module.name`` means in a loaded module, which may know it from another."""
+    module, _, path = name.rpartition(":" if ":" in name else ".")
+    found: Any = sys.modules.get(Path(module).stem if module.endswith(".py") else module)
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    return found
 
 
 def check_text(name: str, value: object, *, optional: bool) -> None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import resource
+import sys
 import threading
 import time
 from array import array
 from collections.abc import Sequence
+from importlib import import_module
 from operator import mul
 from typing import Any
 
@@ -27,6 +28,10 @@ from amorsize_executor.wire.tracebacks import encode_error
 from amorsize_executor.worker.run_chunk import FRAMES_OF_OURS
 
 NUMBERS = PLAIN - {str, bytes}
+
+resource: Any = None  # Windows has no such module
+with contextlib.suppress(ImportError):
+    resource = import_module("resource")
 
 VALUE, ERROR, UNREADABLE = 0, 1, 2
 """How a call ended: well, with an exception, or not at all, because its arguments did not unpickle."""
@@ -276,9 +281,11 @@ class Meter:
 
 
 def cpu_seconds() -> float:
-    """Return this process's processor seconds, with those of reaped children."""
+    """Return this process's processor seconds, with those of reaped children where the system tells them."""
+    if resource is None:
+        return time.process_time()
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
+    return time.process_time() + float(children.ru_utime + children.ru_stime)
 
 
 def open_schedstat() -> int | None:
@@ -314,5 +321,7 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """Return the most resident memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Return the most resident memory that this process has had; 0 where the system does not tell."""
+    if resource is None:
+        return 0
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import fcntl
 import gc
 import multiprocessing
 import os
@@ -26,6 +25,9 @@ from amorsize_executor.wire import framing
 from amorsize_executor.wire.codec import Codec
 from amorsize_executor.wire.main_module import MainSnapshot
 from amorsize_executor.worker.control_word import ControlBoard
+
+with contextlib.suppress(ImportError):  # Windows, where this module is loaded for its names alone
+    import fcntl
 
 # Commands, each with one descriptor; and reports.
 SPAWN, TWIN = 64, 65

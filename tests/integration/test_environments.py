@@ -53,6 +53,28 @@ with AdaptiveExecutor(max_workers=2, {options}) as executor:
 """
 
 
+WITHOUT_POSIX = """
+import concurrent.futures.process, multiprocessing, os, pkgutil, signal, sys
+import cloudpickle, loky, psutil, tblib
+for name in ("resource", "fcntl"):
+    sys.modules[name] = None
+for module, name in ((os, "register_at_fork"), (os, "pidfd_open"), (os, "memfd_create"), (signal, "SIGKILL")):
+    delattr(module, name)
+import amorsize_executor
+for module in pkgutil.walk_packages(amorsize_executor.__path__, "amorsize_executor."):
+    if not module.name.endswith("__main__"):
+        __import__(module.name)
+print(amorsize_executor.optimize(abs, range(9)).n_jobs)
+with amorsize_executor.AdaptiveExecutor(backend="thread") as executor:
+    print(list(executor.map(abs, range(3))))
+"""
+
+
+def test_what_windows_lacks_is_not_needed_to_load_the_package():
+    """Its modules load, and what needs no processes works, without what only POSIX systems have."""
+    assert lines_of(run("-c", WITHOUT_POSIX)) == ["1", "[0, 1, 2]"]
+
+
 # --- Ways to run code -----------------------------------------------------------------------------------------
 
 

@@ -1,12 +1,17 @@
 """``process_in_batches``: bounded memory, one executor, results in order."""
 
+import inspect
 import itertools
 import math
+import os
+import sys
+import threading
+import time
 import weakref
 
 import pytest
 
-from amorsize_executor import RetryPolicy, estimate_safe_batch_size, process_in_batches
+from amorsize_executor import RetryPolicy, estimate_safe_batch_size, optimize, process_in_batches
 from amorsize_executor.advice import batch
 from amorsize_executor.advice.batch import BatchSize
 from amorsize_executor.tuning.machine import Machine
@@ -67,6 +72,7 @@ def test_no_items(data):
         ("batch_size", -1),
         ("batch_size", 2.0),
         ("batch_size", True),
+        ("batch_size", 10**30),
         ("max_memory_percent", 0),
         ("max_memory_percent", 1.1),
         ("max_memory_percent", "half"),
@@ -96,6 +102,13 @@ def test_unknown_keywords_are_type_errors():
     with pytest.raises(TypeError, match="no_such_option"):
         process_in_batches(square, [1], no_such_option=1)
     assert process_in_batches(square, [2], 1, profile=True, target_chunk_duration=0.1, max_workers=1) == [4]
+
+
+def test_every_keyword_of_optimize_is_known():
+    """What a program passed on to ``optimize`` does not make its batches fail."""
+    names = inspect.signature(optimize).parameters.items()
+    keywords = {name: parameter.default for name, parameter in names if parameter.default is not parameter.empty}
+    assert process_in_batches(square, [2], 1, **keywords) == [4]
 
 
 def test_items_are_pulled_batch_by_batch():
@@ -173,6 +186,20 @@ def test_items_weigh_too(memory):
     assert sum(sizes) == 30
 
 
+def test_a_function_that_cannot_travel_runs_here():
+    """As with ``execute``; only options that need processes make it an error."""
+    lock = threading.Lock()
+
+    def guarded(number):
+        with lock:
+            return os.getpid(), time.sleep(0.01)
+
+    here = [(os.getpid(), None)] * 50
+    assert process_in_batches(guarded, range(50), max_workers=2) == here
+    with pytest.raises(TypeError, match="pickle"):
+        process_in_batches(guarded, range(50), isolate=True)
+
+
 def test_errors_are_dealt_with_as_in_execute():
     """Raised, returned or skipped; what was handed out before stays handed out."""
     handed = []
@@ -224,6 +251,7 @@ def test_estimate_safe_batch_size(memory):
     assert estimate_safe_batch_size(100) == 5
     assert estimate_safe_batch_size(100, 1.0) == 10
     assert estimate_safe_batch_size(5000) == 1
+    assert estimate_safe_batch_size(1e-320) == sys.maxsize
     for arguments in ((0,), (-1,), (math.nan,), ("5",), (True,), (10, 0), (10, 1.5), (10, math.nan)):
         with pytest.raises(ValueError, match="Invalid parameter"):
             estimate_safe_batch_size(*arguments)

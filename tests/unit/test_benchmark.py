@@ -18,7 +18,15 @@ from amorsize_executor import (
 )
 from amorsize_executor.advice import benchmark
 from amorsize_executor.advice.benchmark import Stopwatch
-from tests.payloads import exit_now, interrupt_when_there, kill_self, raise_value_error, square, start_and_hang
+from tests.payloads import (
+    exit_now,
+    interrupt_when_there,
+    kill_self,
+    raise_system_exit,
+    raise_value_error,
+    square,
+    start_and_hang,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +58,16 @@ def test_a_wrong_parameter_is_named(run, name, value):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("timeout", 0), ("timeout", -1), ("timeout", math.nan), ("max_items", 0), ("max_items", 1.5), ("use_cache", 1)],
+    [
+        ("timeout", 0),
+        ("timeout", -1),
+        ("timeout", math.nan),
+        ("max_items", 0),
+        ("max_items", 1.5),
+        ("max_items", 10**30),
+        ("use_cache", 1),
+        ("optimization", 2),
+    ],
 )
 def test_validate_refuses(name, value):
     """What belongs to it alone."""
@@ -121,7 +138,9 @@ def test_what_cannot_travel_is_not_sent(timed):
 def test_recommendations(timed, parallel_s, texts):
     """Two below 1, one below 1.2, and two where the prediction is far off."""
     timed([1.0], [parallel_s])
-    found = validate_optimization(square, range(40), TWO).recommendations
+    result = validate_optimization(square, range(40), TWO)
+    found = result.recommendations
+    assert max(map(len, str(result).splitlines())) < 80
     assert len(found) == len(texts)
     assert all(text in line for text, line in zip(texts, found))
 
@@ -159,7 +178,8 @@ def test_quick_validate_spreads_its_sample(monkeypatch):
     monkeypatch.setattr(benchmark, "validate_optimization", lambda _func, items, **_flags: chosen.append(items))
     quick_validate(square, (number for number in range(101)), 5)
     quick_validate(square, range(3))
-    assert chosen == [[0, 25, 50, 75, 100], [0, 1, 2]]
+    quick_validate(square, range(10**15 + 1), 3)
+    assert chosen == [[0, 25, 50, 75, 100], [0, 1, 2], [0, 10**15 // 2, 10**15]]
 
 
 @pytest.mark.parametrize("advice", [ONE, TWO])
@@ -169,6 +189,14 @@ def test_a_failing_call_is_a_runtime_error(advice):
         validate_optimization(raise_value_error, ["x"], advice)
     assert isinstance(caught.value, ExecutionError)
     assert isinstance(caught.value.__cause__, ValueError)
+
+
+@pytest.mark.parametrize("setting", [None, (1, 1, "process"), (1, 1, "thread")])
+def test_a_call_that_exits_is_a_runtime_error(setting):
+    """It does not end the program that measures it, which might seem to have done its work."""
+    watch = Stopwatch(raise_system_exit, [0], 60)
+    with pytest.raises(ExecutionError, match=r"execution failed: SystemExit\(0\)"):
+        watch.time_serial() if setting is None else watch.time_workers(*setting)
 
 
 def test_a_dying_worker_is_a_runtime_error():
@@ -231,6 +259,15 @@ def test_a_comparison_is_checked(name, value):
     """Each is a ValueError."""
     with pytest.raises(ValueError, match=f"Invalid parameter.*{name}"):
         compare_strategies(**{"func": square, "data": [1], "configs": [ComparisonConfig("x")], name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [("timeout", 0), ("timeout", math.nan), ("max_items", 0), ("verbose", 1)])
+def test_a_comparison_with_the_optimizer_is_checked_before_anything_runs(name, value):
+    """A sample is not run for nothing."""
+    seen = []
+    with pytest.raises(ValueError, match=f"Invalid parameter.*{name}"):
+        compare_with_optimizer(seen.append, [1], **{name: value})
+    assert seen == []
 
 
 def test_settings_take_turns(timed):

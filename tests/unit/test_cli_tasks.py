@@ -218,6 +218,20 @@ def test_results_go_to_a_file(amorsize, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "options", [("--load-config", "nowhere.json"), ("--sample-size", 0), ("--timeout", -1), ("--dead-letters", "")]
+)
+def test_a_run_without_any_result_replaces_no_file(amorsize, tmp_path, options):
+    """The results of the run before are still there; no items are a result."""
+    path = tmp_path / "out.jsonl"
+    path.write_text("old\n", encoding="utf-8")
+    status, out, err = amorsize("execute", SQUARE, *RANGE, "-o", path, *options)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert path.read_text(encoding="utf-8") == "old\n"
+    assert amorsize("execute", SQUARE, "--data-range", 0, "-o", path)[0] == 0
+    assert path.read_text(encoding="utf-8") == ""
+
+
+@pytest.mark.parametrize(
     "options",
     [
         ("--output", "items.txt"),
@@ -238,6 +252,18 @@ def test_nothing_that_is_read_is_written_over(amorsize, options, tmp_path, monke
     assert "give it another name" in err
     assert (tmp_path / "items.txt").read_text(encoding="utf-8") == "a\nb\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["items.txt", "work.py"]
+
+
+@pytest.mark.parametrize("name", ["work:same", "work.same", "work.py:same"])
+def test_the_functions_own_source_is_not_written_over(name, tmp_path):
+    """However the function was named."""
+    text = "def same(item):\n    return item\n"
+    (tmp_path / "work.py").write_text(text, "utf-8")
+    for option in ("--output", "--export"):
+        status, out, err = run("execute", name, *RANGE, option, "work.py", cwd=tmp_path)
+        assert (status, out) == (2, "")
+        assert "over the function's module" in err
+    assert (tmp_path / "work.py").read_text(encoding="utf-8") == text
 
 
 def test_the_summary_tells_what_ran_the_calls(amorsize):
@@ -263,6 +289,16 @@ def test_what_becomes_of_errors(amorsize, on_error, status, lines):
     assert (got, out.splitlines()) == (status, lines)
     assert ("item 1: ValueError: 1 is odd" in err) == (on_error == "raise")
     assert err.count("\n") == 1 or "1 call failed" in err
+
+
+def test_errors_that_cannot_be_written_are_errors_like_others(tmp_path):
+    """A run goes on after them, and tells their class."""
+    text = "class E(Exception):\n    def __str__(self):\n        return 1 / 0\ndef f(item):\n    raise E\n"
+    (tmp_path / "mute.py").write_text(text, "utf-8")
+    status, out, _err = run("execute", "mute:f", "--data-range", 2, "--on-error", "return", cwd=tmp_path)
+    assert (status, [json.loads(line)["message"] for line in out.splitlines()]) == (0, ["E", "E"])
+    status, out, err = run("execute", "mute:f", "--data-range", 2, cwd=tmp_path)
+    assert (status, out, "item 0: E: E;" in err) == (1, "", True)
 
 
 def test_an_execution_begins_with_a_saved_plan(amorsize, tmp_path):
@@ -303,6 +339,15 @@ def test_an_execution_has_the_executors_layers(amorsize, tmp_path, monkeypatch):
     assert len(json.loads(amorsize("dlq", "list", "--directory", "dlq", "--json")[1])) == 2
 
 
+def test_a_run_with_layers_tells_of_the_workers_that_it_had(amorsize, tmp_path):
+    """Which there are none of any more when it is told."""
+    path = tmp_path / "items.jsonl"
+    path.write_text("0.01\n" * 100, encoding="utf-8")
+    command = "execute", "tests.payloads:sleep_return", "--data-file", path, "--retry", 1, "--workers", 2, "--json"
+    answer = json.loads(amorsize(*command)[1])
+    assert (answer["optimization"]["n_jobs"], answer["ran"]["workers_started"]) == (2, 2)
+
+
 def test_what_json_does_not_know_is_written_all_the_same():
     """No result is lost after all the work."""
     numpy = pytest.importorskip("numpy")
@@ -338,12 +383,25 @@ def test_results_that_do_not_pickle_are_written_all_the_same(amorsize, tmp_path,
     assert [line.startswith('"<unlocked _thread.lock') for line in out.splitlines()] == [True] * 200
 
 
+def test_what_cannot_travel_has_a_plan_that_keeps_it_here(tmp_path):
+    """It runs with the plan as it does without."""
+    text = "import threading, time\ndef make(_n):\n    time.sleep(0.01)\n    return threading.Lock()\n"
+    (tmp_path / "locks.py").write_text(text, "utf-8")
+    items = "locks:make", "--data-range", 50
+    assert run("optimize", *items, "--save-config", "plan.json", cwd=tmp_path)[0] == 0
+    assert load_config(tmp_path / "plan.json").executor_type == "serial"
+    status, out, _err = run("execute", *items, "--load-config", "plan.json", cwd=tmp_path)
+    assert (status, len(out.splitlines())) == (0, 50)
+
+
 def test_calls_that_wait_run_in_threads_where_that_is_said(amorsize):
     """``--threads`` says that the function is thread-safe."""
     out = amorsize("execute", "tests.payloads:nap", "--data-range", 200, "--threads", "--json")[1]
     answer = json.loads(out)
     assert answer["results"] == list(range(200))
     assert answer["optimization"]["executor_type"] == "thread"
+    command = "execute", "tests.payloads:nap", "--data-range", 20, "--threads", "--json", "--retry", 1
+    assert json.loads(amorsize(*command)[1])["ran"]["lane"] == "threads"
 
 
 # --- validate and compare ---
@@ -362,6 +420,16 @@ def test_a_prediction_is_validated(amorsize):
     assert {"accuracy_percent", "error_percent", "is_accurate", "recommendations"} <= set(answer)
     out = amorsize("validate", SQUARE, *RANGE, "-q")[1]
     assert re.fullmatch(r"accuracy=\d+% actual=[\d.]+x predicted=[\d.]+x\n", out)
+
+
+def test_options_bound_what_is_measured(amorsize):
+    """All of it: a quick validation too, and what a recommendation among others is for."""
+    nap = "tests.payloads:nap"
+    status, out, err = amorsize("validate", nap, *RANGE, "--quick", "--timeout", 0.001)
+    assert (status, out) == (1, "")
+    assert "timeout of 0.001 s" in err
+    answer = json.loads(amorsize("compare", nap, "--data-range", 1000, "--max-items", 1, "--json")[1])
+    assert {entry["name"]: entry["n_jobs"] for entry in answer["strategies"]} == {"Serial": 1, "Optimizer": 1}
 
 
 def test_settings_are_compared(amorsize):
@@ -450,6 +518,18 @@ def test_items_that_cannot_be_read_are_clear_errors(amorsize, tmp_path, verb, na
     assert said in err
 
 
+def test_a_file_that_may_not_be_looked_at_is_told(monkeypatch):
+    """In the same words as one that may not be read."""
+
+    def refuse(*_arguments, **_flags):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(data.DataError, match=r"items\.txt: cannot be read: Permission denied"):
+        data.Source(Path("items.txt"), "lines").check()
+
+
 def test_a_directory_is_no_data_file(amorsize, tmp_path):
     """Nor is what cannot be opened."""
     status, _out, err = amorsize("optimize", IDENTITY, "--data-file", tmp_path)
@@ -463,6 +543,38 @@ def test_items_come_from_standard_input():
     status, out, err = run("execute", IDENTITY, "--data-stdin")
     assert (status, out) == (1, "")
     assert "standard input: holds no items" in err
+
+
+def test_programs_that_calls_start_read_no_items(tmp_path):
+    """As with xargs; ssh and others read what is there, and the items would be gone."""
+    (tmp_path / "greedy.py").write_text(
+        "import subprocess\ndef f(item):\n    return len(subprocess.check_output(['cat'])), item\n", "utf-8"
+    )
+    items = [f"{number:0100}" for number in range(200)]  # more than is read at once
+    status, out, _err = run("execute", "greedy:f", "--data-stdin", cwd=tmp_path, stdin="\n".join(items))
+    assert (status, [json.loads(line) for line in out.splitlines()]) == (0, [[0, item] for item in items])
+
+
+def test_a_closed_standard_input_is_told(amorsize, monkeypatch):
+    """As programs have it that nobody watches."""
+    monkeypatch.setattr(sys, "stdin", None)
+    status, out, err = amorsize("execute", IDENTITY, "--data-stdin")
+    assert (status, out) == (1, "")
+    assert "standard input: is closed" in err
+
+
+def test_a_pipe_with_a_name_loses_no_items():
+    """Shells make one of ``<(command)``; looking whether it is empty would take its first lines."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as file:
+        file.writelines(f"{number}\n" for number in range(2000))
+    try:
+        command = "execute", "builtins:int", "--data-file", f"/dev/fd/{reading}"
+        with start(*command, pass_fds=[reading]) as process:
+            out, _err = process.communicate(timeout=60)
+    finally:
+        os.close(reading)
+    assert out.split() == [str(number) for number in range(2000)]
 
 
 def test_a_file_can_be_read_again(tmp_path):
@@ -491,6 +603,9 @@ def test_functions_of_files_are_found(tmp_path, monkeypatch):
     (tmp_path / "json.py").write_text("def f(x):\n    return x\n", "utf-8")
     with pytest.raises(TargetError, match="which is something else here; rename the file"):
         load_function("json.py:f")
+    (tmp_path / "a.b.py").write_text("def f(x):\n    return x\n", "utf-8")
+    with pytest.raises(TargetError, match="which is something else here; rename the file"):
+        load_function("a.b.py:f")
     with pytest.raises(TargetError, match="there is no file"):
         load_function("nowhere.py:f")
 
@@ -592,6 +707,23 @@ def test_errors_of_processes_are_one_line(arguments, status, said):
     assert (got, out, err.count("\n")) == (status, "", 1)
     assert said in err
     assert status == 2 or "Traceback" in run(*arguments, "--debug")[2]
+
+
+def test_text_that_cannot_be_encoded_is_escaped(tmp_path):
+    """Results of a long run are not lost to one character, and JSON stays JSON."""
+    items = ["caf\xe9", "\udc80", "\U0001f600"]
+    path, output = tmp_path / "items.jsonl", tmp_path / "out.jsonl"
+    path.write_text("".join(f"{json.dumps(item)}\n" for item in items), encoding="utf-8")
+    command = "execute", "builtins:str", "--data-file", path
+    ascii_only = environment() | {"PYTHONIOENCODING": "ascii"}
+    status, out, _err = run(*command, env=ascii_only)
+    assert (status, [json.loads(line) for line in out.splitlines()]) == (0, items)
+    assert json.loads(run(*command, "--json", "--export", tmp_path / "e.json", env=ascii_only)[1])["results"] == items
+    assert json.loads((tmp_path / "e.json").read_bytes())["results"] == items
+    assert run(*command, "-o", output)[0] == 0
+    assert [json.loads(line) for line in output.read_bytes().splitlines()] == items
+    status, out, _err = run("optimize", SQUARE, *RANGE, env=ascii_only)
+    assert (status, "\\u00b5s" in out or " ns" in out or " ms" in out) == (0, True)
 
 
 def test_what_functions_print_is_no_answer(tmp_path):

@@ -109,6 +109,12 @@ def test_memory_caps():
     assert "memory" in find_ceiling(bounds).reason
 
 
+def test_no_more_are_wanted_than_there_can_be():
+    """A machine may have cores for more, and a user may allow more."""
+    for bounds in (Bounds(cores=128, physical_cores=64), Bounds(cores=2, physical_cores=2, max_workers=5000)):
+        assert find_ceiling(bounds) == (1000, "more than 1,000 workers are not started")
+
+
 def test_rest_has_to_repay_forks():
     """Few calls left get fewer workers: each has to save four times what it costs."""
     assert choose_worker_count(mix(waiting=1.0), TWO, backlog=300).workers == 30

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import operator
 import stat
 import sys
 import warnings
@@ -191,6 +192,22 @@ def test_damaged_yaml_is_one_line(tmp_path):
         load_config(path)
 
 
+def test_text_may_begin_with_a_mark(tmp_path):
+    """As some editors have it; so may data files."""
+    path = tmp_path / "plan.json"
+    path.write_text('{"n_jobs": 2, "chunksize": 3}', "utf-8-sig")
+    assert load_config(path).n_jobs == 2
+
+
+def test_the_machine_is_told_by_names(tmp_path):
+    """YAML has keys that are no text, which nobody could show or write as JSON."""
+    pytest.importorskip("yaml", reason="needs PyYAML")
+    path = tmp_path / "plan.yaml"
+    path.write_text("n_jobs: 2\nchunksize: 3\nsystem_info: {1: 2}\n", "utf-8")
+    with pytest.raises(ConfigFileError, match="system_info must be a dictionary by names"):
+        load_config(path)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -310,6 +327,13 @@ def test_a_plan_is_for_a_function_by_name(name, is_for):
     assert ConfigData(1, 1, function_name=name).is_for(functools.partial(payloads.square)) is is_for
 
 
+def test_a_plan_is_for_a_function_that_a_module_has_from_another():
+    """What was named on the command line need not be where the function was written."""
+    assert operator.neg.__module__ == "_operator"
+    for name, is_for in (("operator:neg", True), ("operator.neg", True), ("operator:pos", False), ("neg.", False)):
+        assert ConfigData(1, 1, function_name=name).is_for(operator.neg) is is_for
+
+
 def test_an_executor_begins_with_a_saved_plan(tmp_path):
     """With its workers and its chunk size, and says so."""
     path = tmp_path / "plan.json"
@@ -339,6 +363,18 @@ def test_of_several_plans_the_functions_own_counts():
         with pytest.warns(UserWarning, match="for square, not for") as caught:
             executor.submit(payloads.add, 1, 2).result()
         assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(("kind", "backend"), [("thread", "thread"), ("serial", "caller")])
+def test_a_plan_for_another_backend_is_a_warning(kind, backend):
+    """As many processes as it has threads may not suit; it says which backend would."""
+    plan = ConfigData(2, 5, kind)
+    with AdaptiveExecutor(config=plan) as executor:
+        with pytest.warns(UserWarning, match=f"for backend='{backend}', not for processes") as caught:
+            assert list(executor.map(payloads.square, range(3))) == [0, 1, 4]
+        assert caught[0].filename == __file__
+    with AdaptiveExecutor(config=plan, backend=backend) as executor:
+        assert list(executor.map(payloads.square, range(3))) == [0, 1, 4]
 
 
 @pytest.mark.parametrize(

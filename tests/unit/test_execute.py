@@ -1,6 +1,10 @@
 """``execute``: every item once, in order, through the executor."""
 
+import asyncio
+import os
+import signal
 import threading
+import time
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
@@ -16,7 +20,7 @@ from amorsize_executor import (
     execute,
     with_retry,
 )
-from tests.payloads import count_execution, exit_now, identity, kill_self, read_executions, square
+from tests.payloads import count_execution, exit_now, identity, kill_self, read_executions, square, wait_for_file
 from tests.pretending import Pretence
 
 
@@ -24,6 +28,11 @@ from tests.pretending import Pretence
 def pretend(monkeypatch):
     """Calls that take what the test says."""
     return Pretence(monkeypatch)
+
+
+def raise_cancelled(_item):
+    """End as a cancelled task does."""
+    raise asyncio.CancelledError
 
 
 def even_only(number):
@@ -58,6 +67,13 @@ def test_no_item_is_run_twice(tmp_path, count, shape):
     assert sorted(read_executions(marks)) == sorted(keys)
 
 
+@pytest.mark.parametrize("sample_size", [1, 7, 1000, 10_000])
+def test_a_sample_of_any_size_stands_at_its_places(sample_size):
+    """Its results are put between the others on the way, so that a large one costs no more time than a small one."""
+    assert execute(identity, range(5000), sample_size) == list(range(5000))
+    assert execute(identity, iter(range(5000)), sample_size) == list(range(5000))
+
+
 def test_a_function_that_cannot_travel_runs_here(pretend):
     """What holds a lock is executed in this process, however long its calls take."""
     lock = threading.Lock()
@@ -78,6 +94,18 @@ def test_threads_where_they_were_asked_for(pretend):
     )
     assert advice.executor_type == "thread"
     assert len(results) == 200
+
+
+def test_a_failed_call_of_the_sample_says_nothing_of_the_others(pretend):
+    """Where the work goes on after errors, the lane is chosen by the calls that ended well."""
+    pretend.calls(0.02, waiting=0.99)
+    options = {"on_error": "skip", "return_optimization_result": True}
+    results, advice = execute(even_only, range(1, 201), prefer_threads_for_io=True, **options)
+    assert (len(results), advice.executor_type, advice.n_jobs > 1) == (100, "thread", True)
+    assert "item 0 raised" in advice.warnings[0]
+    lock = threading.Lock()
+    results, advice = execute(lambda number: (lock, even_only(number)), range(1, 201), **options)
+    assert (len(results), advice.backend) == (100, "caller")
 
 
 def test_max_workers_bounds_the_recommendation(pretend):
@@ -197,6 +225,63 @@ def test_a_call_that_raises_stop_iteration_does_not_end_the_work():
         execute(next, [iter(())])
 
 
+@pytest.mark.parametrize("shape", [list, iter])
+def test_what_a_signals_handler_raises_is_no_result(tmp_path, shape):
+    """It ends the work, as a time limit is meant to; taken for a call's error it would move all results behind it."""
+    pid, released = os.getpid(), tmp_path / "released"
+
+    class TimeIsUpError(Exception):
+        pass
+
+    def handle(_number, _frame):
+        released.touch()
+        raise TimeIsUpError
+
+    def call(_item):
+        os.kill(pid, signal.SIGUSR1)
+        return wait_for_file(str(released))
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        with pytest.raises(TimeIsUpError):
+            execute(call, shape([0]), on_error="return", isolate=True)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("isolate", [True, False])
+def test_a_call_may_end_with_any_error(isolate):
+    """With those too that are no ``Exception``, such as a cancelled task's."""
+    results = execute(raise_cancelled, [1, 2], on_error="return", isolate=isolate)
+    assert [type(result) for result in results] == [asyncio.CancelledError] * 2
+
+
+class MuteError(Exception):
+    """Cannot tell what it is."""
+
+    def __str__(self):
+        """Fail."""
+        raise RuntimeError
+
+    __repr__ = __str__
+
+
+def raise_mute(_item):
+    """Fail in a way that cannot be written."""
+    raise MuteError
+
+
+def test_errors_that_cannot_be_written_are_errors_like_others():
+    """They are named by their class, and end nothing that goes on after errors."""
+    manager, seen = HookManager(), []
+    manager.register(HookEvent.ON_ERROR, lambda context: seen.append(context.error_message))
+    assert execute(raise_mute, range(3), on_error="skip", hooks=manager) == []
+    assert seen == ["MuteError"] * 3
+    assert execute(raise_mute, range(3), on_error="skip", return_optimization_result=True)[1].warnings == [
+        "A sampled call failed: item 0 raised MuteError."
+    ]
+
+
 def test_a_killed_worker_fails_one_call():
     """The error is the call's; the others have their results."""
     results = execute(lambda number: kill_self() if number == 3 else number, range(6), on_error="return", isolate=True)
@@ -247,6 +332,23 @@ def test_a_rerun_with_a_checkpoint_repeats_nothing(tmp_path, monkeypatch):
     assert sorted(read_executions(marks)) == sorted(keys)
 
 
+def test_layers_do_not_change_where_calls_can_run():
+    """What cannot travel runs here, and in threads where they are preferred; a timeout needs processes."""
+    lock = threading.Lock()
+
+    def guarded(_item):
+        with lock:
+            return os.getpid(), threading.current_thread().name, time.sleep(0.01)
+
+    retry = RetryPolicy()
+    assert {pid for pid, *_rest in execute(guarded, range(30), retry=retry)} == {os.getpid()}
+    results = execute(guarded, range(30), prefer_threads_for_io=True, retry=retry)
+    assert {pid for pid, *_rest in results} == {os.getpid()}
+    assert threading.main_thread().name not in {name for _pid, name, _none in results}
+    with pytest.raises(TypeError, match="pickle"):
+        execute(guarded, range(30), prefer_threads_for_io=True, retry=retry, timeout=20)
+
+
 def test_decorated_functions_keep_their_policies():
     """A retry that a function brings along is the executor's, not the sample's."""
     results, advice = execute(with_retry(RetryPolicy(max_retries=1))(square), range(9), return_optimization_result=True)
@@ -291,6 +393,17 @@ def test_hooks_hear_of_errors():
     assert all("even_only" in context.error_traceback for context in seen)
 
 
+def test_hooks_hear_of_the_error_that_ends_the_run():
+    """Also where it was a call of the sample; the end is not told then."""
+    manager, seen = HookManager(), []
+    for event in HookEvent:
+        manager.register(event, lambda context: seen.append((context.event, context.error_message)))
+    with pytest.raises(ValueError, match="1 is odd"):
+        execute(even_only, range(4), hooks=manager)
+    assert seen[:2] == [(HookEvent.PRE_EXECUTE, None), (HookEvent.ON_ERROR, "1 is odd")]
+    assert HookEvent.POST_EXECUTE not in dict(seen)
+
+
 def test_empty_data_has_no_chunks():
     """Beginning and end, and nothing between."""
     manager, seen = HookManager(), []
@@ -307,6 +420,12 @@ def test_progress_counts_calls():
     assert seen[-1] == (50, 50)
     execute(square, iter(range(50)), progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (50, None)
+
+
+def test_a_callback_that_fails_costs_no_results(caplog):
+    """As with hooks, and the phases of a recommendation: what it raises is logged."""
+    assert execute(square, range(50), progress=lambda done, _total: done / 0) == [n * n for n in range(50)]
+    assert "a progress callback failed" in caplog.text
 
 
 def test_phases_of_the_recommendation():

@@ -65,6 +65,13 @@ def test_register_refuses_what_is_no_event_or_no_hook():
         HookManager().register(HookEvent.ON_ERROR, None)
 
 
+@pytest.mark.parametrize("method", ["unregister_all", "has_hooks", "get_hook_count"])
+def test_what_is_no_event_is_told_everywhere(method):
+    """With the parameter's name, not as a missing key."""
+    with pytest.raises(ValueError, match="event"):
+        getattr(HookManager(), method)("on_error")
+
+
 def test_ready_made_hooks():
     """Progress at most so often and at 100; timing; throughput; errors where there are any."""
     seen = []

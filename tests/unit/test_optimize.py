@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from amorsize_executor import DiagnosticProfile, OptimizationResult, optimize
-from amorsize_executor.advice import outlook
+from amorsize_executor import AdaptiveExecutor, DiagnosticProfile, OptimizationResult, execute, optimize
+from amorsize_executor.advice import outlook, sample
 from amorsize_executor.advice.lane_cost import measure_costs, measure_load
 from amorsize_executor.advice.optimization import NoProfileError
 from amorsize_executor.advice.sample import leave_out_warm_up, take_sample
@@ -173,11 +173,38 @@ def test_the_sample_ends_early_where_calls_are_long():
     assert list(taken.outcomes) == [0]
 
 
+def test_a_slow_first_call_does_not_use_up_the_time_for_sampling(monkeypatch):
+    """It would be all that there is to predict from: of a function that imports what it needs, nothing true."""
+    clock = SimpleNamespace(now_s=0.0, perf_counter=lambda: clock.now_s, process_time=lambda: 0.0)
+    monkeypatch.setattr(sample, "time", clock)
+    seen = []
+
+    def work(took_s):
+        seen.append(took_s)
+        clock.now_s += took_s
+
+    for durations_s, sampled in (((0.9, 0.1, 0.1, 0.1, 0.1), 4), ((1.1, 0.1, 0.1), 1), ((0.3, 0.3, 0.3), 2)):
+        seen.clear()
+        taken = take_sample(work, list(enumerate(durations_s)))
+        assert len(seen) == len(taken.outcomes) == sampled
+    assert take_sample(work, list(enumerate((0.3, 0.1))), warm_up_s=0.0).outcomes.keys() == {0}
+
+
 def test_cheap_calls_cost_what_they_use():
     """Measuring takes longer than such a call, and is not counted; no share of several processors is seen in it."""
     taken = take_sample(abs, list(enumerate(range(100))))
     assert min(taken.durations_s) < 5e-6
     assert all(m.cpu_s == m.wall_s and m.waiting_s == 0 for m in taken.measurements if m.wall_s < 1e-3)
+
+
+def test_memory_is_what_the_sample_added_to_the_peak(monkeypatch):
+    """Where the resident memory is not known, the process itself is no growth: one worker would be all that fits."""
+    monkeypatch.setattr(sample, "resident_bytes", lambda: 0)
+    before = sample.peak_bytes()
+    taken = take_sample(lambda size: len(b"x" * size), [(0, before)])
+    assert 0 < taken.measurements[0].memory_growth <= sample.peak_bytes() - before
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert sample.peak_bytes() < before
 
 
 def test_a_slow_first_call_is_left_out():
@@ -204,6 +231,15 @@ def test_little_work_stays_serial(pretend):
     result = optimize(square, range(8))
     assert result.n_jobs == 1
     assert "starting workers" in result.reason
+
+
+def test_one_call_is_not_said_to_be_held_up_by_overhead(pretend):
+    """There is nothing to share, however long it takes; nor is there where one worker is allowed."""
+    pretend.calls(5.0)
+    assert "because one call cannot be shared" in optimize(square, [1]).reason
+    results, advice = execute(square, range(9), max_workers=1, return_optimization_result=True)
+    assert len(results) == 9
+    assert "because max_workers is 1" in advice.reason
 
 
 def test_heavy_calls_use_all_cores(pretend):
@@ -282,6 +318,15 @@ def test_an_unpicklable_function_is_told_with_the_fix(pretend):
     assert result.backend == "caller"
 
 
+def test_what_cannot_travel_stays_here_after_an_error_too():
+    """A call of the sample that failed does not send the others where each of them would fail."""
+    lock = threading.Lock()
+    result = optimize(lambda n: (lock, 1 // n)[1], range(1000))
+    assert "ZeroDivisionError" in result.reason
+    assert "cannot be pickled" in result.reason
+    assert result.backend == "caller"
+
+
 def test_an_unpicklable_item_is_told_by_its_index(pretend):
     """The index is the item's own in the data."""
     pretend.calls(0.01)
@@ -307,6 +352,25 @@ def test_memory_bounds_the_workers(pretend):
     assert "memory for one worker" in result.reason
     assert result.profile.max_workers_memory == 1
     assert optimize(square, range(100), enable_memory_tracking=False).n_jobs == 2
+
+
+def test_a_large_machine_is_not_advised_more_workers_than_there_can_be(pretend):
+    """The executor could not be made with so many."""
+    pretend.machine(MACHINE._replace(cores=128, physical_cores=64, available_memory=1000 * GIB))
+    pretend.calls(0.1, waiting=0.999)
+    result = optimize(square, range(10**7), profile=True)
+    assert result.n_jobs <= result.profile.max_workers_cpu == 1000
+    assert result.profile.constraints == []
+    AdaptiveExecutor(result.n_jobs, min_workers=result.n_jobs).shutdown()
+
+
+def test_memory_is_no_constraint_where_something_else_is(pretend):
+    """As many threads as are ever started are not said to be all that fit."""
+    pretend.calls(0.1, waiting=0.999, growth=GIB)
+    assert [text[:6] for text in optimize(square, range(100_000), profile=True).profile.constraints] == ["memory"]
+    pretend.calls(0.1, waiting=0.999)
+    result = optimize(square, range(100_000), prefer_threads_for_io=True, profile=True)
+    assert (result.n_jobs, result.profile.constraints) == (32, [])
 
 
 def test_large_results_are_warned_of(pretend):
@@ -408,7 +472,10 @@ def test_system_load_leaves_fewer_processors(pretend, monkeypatch):
     monkeypatch.setattr("os.getloadavg", lambda: (1.0, 0.0, 0.0))
     pretend.calls(0.01)
     assert optimize(square, range(1000)).n_jobs == 2
-    assert optimize(square, range(1000), adjust_for_system_load=True).n_jobs == 1
+    result = optimize(square, range(1000), adjust_for_system_load=True, profile=True)
+    assert result.n_jobs == 1
+    assert "because other programs keep the other processors busy" in result.reason
+    assert result.profile.constraints == ["other programs keep 1 processor busy"]
 
 
 @pytest.mark.parametrize("kind", ["process", "thread"])

@@ -145,3 +145,28 @@ def test_mounts_are_read_from_the_kernel_or_asked_of_psutil(monkeypatch):
     part = SimpleNamespace(mountpoint="/c", fstype="apfs")
     monkeypatch.setattr(psutil, "disk_partitions", lambda **_options: [part])
     assert place.mounted() == {Path("/c"): "apfs"}
+
+
+def test_a_link_stays_one(tmp_path):
+    """Its target is replaced; a link that is not to be overwritten is there already."""
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    place.write_atomically(link, b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+    with pytest.raises(FileExistsError):
+        place.write_atomically(link, b"newer", replace=False)
+
+
+def test_a_pipe_stays_one(tmp_path):
+    """No file takes its place; what is written comes out at its other end."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        place.write_atomically(pipe, b"new")
+        assert os.read(reader, 9) == b"new"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()

@@ -29,7 +29,18 @@ def counts_of(executor):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.0, "0 ns"), (2e-9, "2 ns"), (1.5e-5, "15 µs"), (0.0032, "3.2 ms"), (1.0, "1 s"), (90.0, "90 s")],
+    [
+        (0.0, "0 ns"),
+        (2e-9, "2 ns"),
+        (1.5e-5, "15 µs"),
+        (0.0032, "3.2 ms"),
+        (0.99949, "999 ms"),
+        (0.9996, "1 s"),
+        (1.0, "1 s"),
+        (90.0, "90 s"),
+        (999.6, "1,000 s"),
+        (5034.0, "5,034 s"),
+    ],
 )
 def test_durations_have_the_unit_that_suits_them(seconds, text):
     """Every duration is written alike."""

@@ -133,6 +133,16 @@ def test_run_gives_every_result_in_order(shape, count):
     assert list(optimize_streaming(square, shape(range(count))).run()) == [number * number for number in range(count)]
 
 
+def test_what_cannot_begin_anew_is_not_run_again():
+    """There would be the sampled results alone, as if these were all."""
+    again = optimize_streaming(square, range(9))
+    assert list(again.run()) == list(again.run()) == [number * number for number in range(9)]
+    once = optimize_streaming(square, iter(range(9)))
+    assert len(list(once.run())) == 9
+    with pytest.raises(RuntimeError, match="cannot begin anew"):
+        once.run()
+
+
 def test_run_without_order_gives_every_result(pretend):
     """Each once, as they come."""
     pretend.calls(0.01)
@@ -229,7 +239,7 @@ def test_an_executor_that_is_shut_down_meanwhile_is_told():
         )
         taken = list(itertools.islice(results, 20))
         executor.shutdown()
-        with pytest.raises(RuntimeError, match="ended before its items did"):
+        with pytest.raises(RuntimeError, match="after shutdown"):
             taken += list(results)
     assert taken == list(range(len(taken)))
 
