@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -354,6 +355,26 @@ def test_what_json_does_not_know_is_written_all_the_same():
         '"ü"',
     ]
     assert json.loads(dump_json({"a": [float("inf"), {"b": {2, 1}}]})) == {"a": [None, {"b": [1, 2]}]}
+
+
+def test_results_without_end_are_written_all_the_same(amorsize):
+    """One of them does not cost the others."""
+    looped, deep = [1], []
+    looped.append(looped)
+    for _ in range(10_000):
+        deep = [deep]
+    assert dump_json(looped) == '[1, "[1, [...]]"]'
+    assert json.loads(dump_json([deep, 2]))[1] == 2
+    digits = str(Decimal(10**5000))
+    assert json.loads(dump_json([10**5000, -(10**5000), 3, True])) == [digits, f"-{digits}", 3, True]
+    status, out, _err = amorsize("execute", "tests.payloads:take_long_number", "--data-range", 3, "-q")
+    assert (status, out.splitlines()) == (0, ["1", f'"{digits}"', f'"{Decimal(10**10_000)}"'])
+
+
+def test_a_result_whose_text_fails_is_written_all_the_same():
+    """By its address."""
+    assert json.loads(dump_json([payloads.Nameless(), 1]))[1] == 1
+    assert json.loads(dump_json({payloads.Nameless(): 1}))
 
 
 def test_an_execution_draws_a_bar_on_a_terminal(amorsize, monkeypatch):
