@@ -279,4 +279,5 @@ def tell(arguments: argparse.Namespace, facts: dict[str, Any], renderer: Rendere
         return
     renderer.export(facts)
     if not arguments.quiet:
+        renderer.out.flush()  # results first
         print(*lines, sep="\n", file=sys.stderr)

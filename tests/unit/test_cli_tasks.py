@@ -735,6 +735,14 @@ def test_what_functions_print_is_no_answer(tmp_path):
         assert err.count("LOUD") == 3
 
 
+def test_results_stand_before_the_summary():
+    """Where both go to one place."""
+    _status, out, _err = run("execute", IDENTITY, "--data-range", 4, stderr=subprocess.STDOUT)
+    lines = out.splitlines()
+    assert lines[:4] == ["0", "1", "2", "3"]
+    assert lines[4].startswith("4 results in ")
+
+
 def test_ctrl_c_ends_a_run_with_130(tmp_path):
     """Workers end too, and there is one line."""
     began = tmp_path / "began"
