@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None for those of this process.
     """
+    _open_streams()
     parser = make_parser()
     arguments = parser.parse_args(argv)
     if not hasattr(arguments, "run"):
@@ -90,6 +91,13 @@ class _Version(argparse.Action):
 
         print(f"amorsize {__version__}")
         parser.exit()
+
+
+def _open_streams() -> None:
+    """Let output that was closed lead nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # also lest a file is opened in its place
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
 
 
 @contextlib.contextmanager

@@ -608,6 +608,24 @@ def test_functions_of_files_are_found(tmp_path, monkeypatch):
         load_function("nowhere.py:f")
 
 
+def test_a_file_of_a_package_is_its_module(tmp_path):
+    """Relative imports and those of neighbours by their bare names find what they name, in workers too."""
+    inner = tmp_path / "outer" / "inner"
+    inner.mkdir(parents=True)
+    for directory in (inner, inner.parent):
+        (directory / "__init__.py").write_text("from os.path import basename\n", "utf-8")
+    (inner / "near.py").write_text("FACTOR = 3\n", "utf-8")
+    text = "import near\nfrom .near import FACTOR\ndef f(x):\n    return [__name__, x * FACTOR * near.FACTOR]\n"
+    (inner / "work.py").write_text(text, "utf-8")
+    name = '"outer.inner.work"'
+    for directory, path in ((tmp_path, "outer/inner/work.py"), (inner, "work.py")):
+        status, out, err = run("execute", f"{path}:f", "--data-range", 2, "-q", "--timeout", "20", cwd=directory)
+        assert (status, out, err) == (0, f"[{name}, 0]\n[{name}, 9]\n", "")
+    assert (
+        run("execute", "inner/__init__.py:basename", "--data-file", inner / "near.py", "-q", cwd=inner.parent)[0] == 0
+    )
+
+
 def test_dotted_names_reach_into_classes():
     """Modules end where they end."""
     assert load_function("tests.payloads.Anything.take") is payloads.Anything.take
@@ -733,6 +751,24 @@ def test_what_functions_print_is_no_answer(tmp_path):
         found = json.loads(out)["results"] if kind == "json" else [json.loads(line) for line in out.splitlines()]
         assert found == [0, 1, 2]
         assert err.count("LOUD") == 3
+
+
+@pytest.mark.parametrize(
+    ("closed", "items", "status", "out", "err"),
+    [
+        (">&-", RANGE, 0, "", ""),
+        ("2>&-", ("--data-range", 2), 0, "0\n1\n", ""),
+        ("<&-", ("--data-stdin",), 1, "", "standard input: is closed"),
+    ],
+)
+def test_a_closed_stream_leads_nowhere(closed, items, status, out, err):
+    """Output goes where ``/dev/null`` goes; input is missed."""
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "amorsize_executor"]
+    arguments = ("execute", IDENTITY, *items, "-q")
+    done = subprocess.run(
+        [*command, *map(str, arguments)], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert (done.returncode, done.stdout, err in done.stderr, "NoneType" in done.stderr) == (status, out, True, False)
 
 
 def test_results_stand_before_the_summary():
