@@ -303,7 +303,10 @@ def test_an_execution_begins_with_a_saved_plan(amorsize, tmp_path):
     assert (answer["config_source"], answer["n_jobs"], answer["chunksize"]) == (str(path), 2, 3)
     assert (answer["executor_type"], answer["results_count"]) == ("thread", 20)
     path.write_text(json.dumps({**document, "n_jobs": -1}), "utf-8")
-    for file, said in ((path, "n_jobs must be greater than 0, got -1"), (tmp_path / "no.json", "No such file")):
+    for file, said in (
+        (path, "n_jobs must be greater than 0, got -1"),
+        (tmp_path / "no.json", f"error: {tmp_path / 'no.json'}: No such file"),
+    ):
         status, out, err = amorsize("execute", SQUARE, *RANGE, "--load-config", file)
         assert (status, out, err.count("\n")) == (1, "", 1)
         assert said in err
@@ -315,7 +318,7 @@ def test_a_plan_of_another_function_is_a_warning(tmp_path):
     path.write_text(json.dumps({"n_jobs": 2, "chunksize": 3, "function_name": "other"}), "utf-8")
     status, out, err = run("execute", SQUARE, "--data-range", 3, "--load-config", path, "-q")
     assert (status, out) == (0, "0\n1\n4\n")
-    assert re.fullmatch(r"amorsize: warning: the saved config is for other, not for .*\n", err)
+    assert re.fullmatch(r"amorsize: warning: the saved config is for other, not for square, which .*\n", err)
 
 
 def test_an_execution_has_the_executors_layers(amorsize, tmp_path, monkeypatch):
@@ -714,7 +717,7 @@ def test_json_is_all_there_is_on_stdout(arguments):
         (("execute", "nowhere:f", *RANGE), 1, "cannot import 'nowhere'"),
         (("validate", SQUARE, "--data-file", "nowhere.txt"), 1, "cannot be read"),
         (("compare", SQUARE, *RANGE, "--configs", "1"), 2, "is no setting"),
-        (("config", "show", "nowhere.json"), 1, "No such file"),
+        (("config", "show", "nowhere.json"), 1, "error: nowhere.json: No such file"),
     ],
 )
 def test_errors_of_processes_are_one_line(arguments, status, said):
