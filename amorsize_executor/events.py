@@ -84,6 +84,9 @@ class CallTimedOut(NamedTuple):
     pid: int
     seconds: float
 
+    def __str__(self) -> str:
+        return f"worker {self.worker} (pid {self.pid}) is stopped: its call ran longer than {self.seconds:g} s"
+
 
 class CircuitChanged(NamedTuple):
     """A circuit breaker turned from one state to another, after so many consecutive failures."""
