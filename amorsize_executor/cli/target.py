@@ -26,7 +26,7 @@ def load_function(name: str) -> Callable[..., Any]:
         TargetError: There is no separator, no such module, file or attribute, or it cannot be called.
     """
     place, separator, path = name.rpartition(":")
-    if not separator:
+    if not separator and not name.endswith(".py"):
         place, separator, path = name.rpartition(".")
     if not (place and separator and path):
         message = f"{name!r} names no function; write module:function or path/to/file.py:function"

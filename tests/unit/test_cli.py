@@ -282,6 +282,7 @@ def test_without_a_verb_the_help_is_shown(amorsize):
         ("tests.payloads:nothing", "has no"),
         ("tests.payloads:WAIT_LIMIT_S", "cannot be called"),
         (":f", "names no function"),
+        ("tests/payloads.py", "names no function"),
     ],
 )
 def test_functions_that_are_not_there_are_errors(name, said):
