@@ -49,7 +49,7 @@ def is_name(name: str) -> bool:
 
 def check_path(parameter: str, value: object) -> None:
     """Raise unless ``value`` is a path that is not empty."""
-    rule = "must be the path of a directory"
+    rule = "must be a path that is not empty"
     if not isinstance(value, (str, os.PathLike)):
         raise InvalidParameterTypeError(parameter, value, rule)
     if not os.fspath(value):
