@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from amorsize_executor.advice.optimization import OptimizationResult
 
 _BAR = 30
+_OPTIONS = {
+    "prefer_threads_for_io=True": "--threads",
+    "process_in_batches(on_batch=...) or optimize_streaming()": "execute, which writes them as they come",
+}
 
 
 def make_parser(verbs: Any, common: argparse.ArgumentParser, name: str, text: str) -> argparse.ArgumentParser:
@@ -110,7 +114,19 @@ def recommend(
     )
     if isinstance(items, data.Source):
         items.raise_error()  # for optimize() it was a reason to stay serial
+    result.reason = in_options(result.reason)
+    result.warnings = [in_options(text) for text in result.warnings]
+    if result.profile is not None:
+        for texts in (result.profile.recommendations, result.profile.constraints, result.profile.rejection_reasons):
+            texts[:] = map(in_options, texts)
     return result
+
+
+def in_options(text: str) -> str:
+    """Return advice with what it names of the library as what the command line has for it."""
+    for name, option in _OPTIONS.items():
+        text = text.replace(name, option)
+    return text
 
 
 def facts_of(arguments: argparse.Namespace, result: OptimizationResult) -> dict[str, Any]:
@@ -170,7 +186,11 @@ def more_lines(arguments: argparse.Namespace, result: OptimizationResult, render
         shares = {name: f"{share:.0f}%" for name, share in profile.get_overhead_breakdown().items()}
         lines += ["", renderer.bold("Overhead"), *renderer.pairs(shares, indent=2)]
     if arguments.tips:
-        lines += ["", renderer.bold("Tips"), *(bullets(profile.recommendations) or ["  none: it is fine as it is"])]
+        lines += [
+            "",
+            renderer.bold("Tips"),
+            *(bullets(profile.recommendations) or ["  none" if result.warnings else "  none: it is fine as it is"]),
+        ]
     if arguments.explain:
         lines += ["", *result.explain().splitlines()]
     if arguments.profile:

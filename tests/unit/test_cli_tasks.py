@@ -95,6 +95,18 @@ def test_more_is_told_on_demand(amorsize):
     assert max(map(len, lines)) <= 80
 
 
+def test_advice_names_options_of_the_command_line(amorsize):
+    """Not parameters of the library; and nothing is fine beside a warning."""
+    arguments = "optimize", "tests.payloads:nap", "--data-range", 200, "--tips"
+    for form in ("text", "json"):
+        out = " ".join(amorsize(*arguments, "--format", form)[1].split())
+        assert "times as fast as serial code: --threads" in out
+        assert "prefer_threads_for_io" not in out
+    words = " ".join(amorsize("optimize", IDENTITY, "--data-range", 10**15, "--tips")[1].split())
+    assert "memory: use execute, which writes them as they come" in words
+    assert "it is fine as it is" not in words
+
+
 def test_verbose_and_progress_go_to_stderr(amorsize, monkeypatch):
     """Stdout is the answer's alone; a bar is drawn on terminals only."""
     status, out, err = amorsize("optimize", SQUARE, *RANGE, "--verbose", "--json", "--progress")
