@@ -16,6 +16,7 @@ import pytest
 
 from amorsize_executor import load_config
 from amorsize_executor.cli import data, task
+from amorsize_executor.cli.execute import say_crew
 from amorsize_executor.cli.main import make_parser
 from amorsize_executor.cli.render import Renderer, dump_json
 from amorsize_executor.cli.target import TargetError, load_function
@@ -285,7 +286,11 @@ def test_the_summary_tells_what_ran_the_calls(amorsize):
     assert "no workers: this process ran the calls" in err
     answer = json.loads(amorsize("execute", SQUARE, "--data-range", 50, "--json", "--timeout", 60)[1])
     assert answer["ran"]["workers_started"] >= 1
-    assert answer["ran"]["calls_run_by_the_caller"] == 0
+    assert (answer["ran"]["calls_run_by_the_caller"], answer["ran"]["calls_done"]) == (0, 50)
+    idle = {"workers_started": 1, "calls_done": 20, "calls_run_by_the_caller": 20, "lane": "caller"}
+    assert say_crew(idle) == "no workers: this process"
+    assert say_crew({**idle, "calls_run_by_the_caller": 3, "lane": "threads"}) == "1 thread"
+    assert say_crew({**idle, "calls_run_by_the_caller": 3, "workers_started": 2}) == "2 workers"
 
 
 @pytest.mark.parametrize(
