@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,6 +15,7 @@ from amorsize_executor.cli import data
 from amorsize_executor.cli.main import UsageError
 from amorsize_executor.cli.render import FORMATS, Renderer, wrap
 from amorsize_executor.cli.target import load_function
+from amorsize_executor.errors import StorageError
 
 if TYPE_CHECKING:
     from amorsize_executor.advice.optimization import OptimizationResult
@@ -64,12 +67,22 @@ def task_of(arguments: argparse.Namespace) -> tuple[Callable[..., Any], data.Sou
     Raises:
         ValueError: There is no such function or file.
         UsageError: The answer would be written over something that is read.
+        OSError: A file that is to be written cannot be.
     """
     refuse_to_overwrite(arguments, arguments.function.rpartition(":")[0])
+    refuse_unwritable(arguments.export, getattr(arguments, "save_config", None))
     function = load_function(arguments.function)
     module = sys.modules.get(getattr(function, "__module__", ""))
     refuse_to_overwrite(arguments, getattr(module, "__file__", None) or "")
     return function, data.items_of(arguments)
+
+
+def refuse_unwritable(export: Path | None, plan: Path | None) -> None:
+    """Raise, before all the work, if an answer could not be written after it."""
+    if export is not None and (export.is_dir() or not export.parent.is_dir()):
+        raise StorageError(export, f"cannot be written: {'is a' if export.is_dir() else 'there is no such'} directory")
+    if plan is not None and plan.exists():
+        raise FileExistsError(errno.EEXIST, f"{os.strerror(errno.EEXIST)}; give the plan another name", str(plan))
 
 
 def refuse_to_overwrite(arguments: argparse.Namespace, source: str) -> None:

@@ -185,6 +185,23 @@ def test_a_plan_is_saved_and_never_replaced(amorsize, tmp_path):
     assert load_config(path) == plan
 
 
+@pytest.mark.parametrize(
+    ("option", "name", "said"),
+    [
+        ("--export", "no/out.json", "cannot be written: there is no such directory"),
+        ("--export", ".", "cannot be written: is a directory"),
+        ("--save-config", "plan.json", "File exists; give the plan another name"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_the_work(amorsize, tmp_path, option, name, said):
+    """No call is made in vain."""
+    (tmp_path / "plan.json").touch()
+    verb = "optimize" if option == "--save-config" else "execute"
+    status, out, err = amorsize(verb, "tests.payloads:refuse_odd", "--data-range", 2, option, tmp_path / name)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert said in err
+
+
 def test_a_function_that_raises_on_the_sample_is_an_error(amorsize):
     """The answer is to stay serial; the status and one line say what went wrong."""
     status, out, err = amorsize("optimize", "tests.payloads:raise_value_error", *RANGE, "--json")
