@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import json
 import math
 import os
@@ -131,9 +132,15 @@ _DEEPEST = 200
 def dump_json(answer: Any, *, indent: int | None = None) -> str:
     """Return data as JSON on one line or several; what JSON does not know becomes text, NaN and infinities null."""
     try:
-        return json.dumps(answer, indent=indent, default=_to_plain, ensure_ascii=False, allow_nan=False)
+        return _encoder(indent).encode(answer)
     except (ValueError, TypeError, RecursionError):  # NaN, keys that are no text, numbers or depths without end
-        return json.dumps(_clean(answer), indent=indent, ensure_ascii=False, allow_nan=False)
+        return _encoder(indent).encode(_clean(answer))
+
+
+@functools.cache
+def _encoder(indent: int | None) -> json.JSONEncoder:
+    """Return an encoder; json.dumps would make one for every line."""
+    return json.JSONEncoder(indent=indent, default=_to_plain, ensure_ascii=False, allow_nan=False)
 
 
 def _to_plain(value: Any) -> Any:
