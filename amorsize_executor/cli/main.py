@@ -38,6 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None for those of this process.
     """
     _open_streams()
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        print("amorsize: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     if not hasattr(arguments, "run"):
@@ -145,9 +153,6 @@ def reporting(status: list[int], *, is_debugging: bool) -> Iterator[None]:
     """Turn what is raised inside into one line on stderr, and into the exit status in ``status[0]``."""
     try:
         yield
-    except KeyboardInterrupt:
-        status[0] = INTERRUPTED
-        print("amorsize: interrupted", file=sys.stderr)
     except BrokenPipeError:  # the reader, such as head, has seen enough
         status[0] = DONE
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -263,6 +263,8 @@ def test_ctrl_c_is_status_130(amorsize, letters, monkeypatch):
 
     monkeypatch.setattr(time, "localtime", interrupt)
     assert amorsize("dlq", "list", "--directory", letters) == (130, "", "amorsize: interrupted\n")
+    monkeypatch.setattr("amorsize_executor.cli.main.make_parser", lambda: interrupt(0))  # while verbs are loaded
+    assert amorsize("dlq", "list", "--directory", letters) == (130, "", "amorsize: interrupted\n")
 
 
 def test_without_a_verb_the_help_is_shown(amorsize):
