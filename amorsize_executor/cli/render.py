@@ -61,6 +61,7 @@ class Renderer:
         self.export(answer)
         for line in lines if self.form == "text" else (render(answer, self.form),):
             print(line, file=self.out)
+        self.out.flush()  # before what goes to stderr
 
     def export(self, answer: Any) -> None:
         """Write an answer to the file that is to hold it, if there is to be one.

@@ -814,6 +814,8 @@ def test_results_stand_before_the_summary():
     lines = out.splitlines()
     assert lines[:4] == ["0", "1", "2", "3"]
     assert lines[4].startswith("4 results in ")
+    _status, out, _err = run("optimize", "tests.payloads:refuse_odd", "--data-range", 2, stderr=subprocess.STDOUT)
+    assert out.startswith("Recommendation")
 
 
 def test_ctrl_c_ends_a_run_with_130(tmp_path):
