@@ -103,6 +103,10 @@ class Judgement:
         speedup = min(forecast.speedup, float(forecast.workers))
         profile.estimated_speedup = speedup
         profile.speedup_efficiency = min(1.0, speedup / profile.theoretical_max_speedup)
+        if profile.is_heterogeneous:
+            profile.recommendations.append(
+                "The calls take very different times: AdaptiveExecutor sizes chunks by what it measures on the way."
+            )
         reason = self._say_parallel(forecast, calls, executor_type) + self._say_threads(calls, executor_type)
         return OptimizationResult(
             forecast.workers,
@@ -327,8 +331,4 @@ def describe_sample(supply: Supply, sample: Sample, machine: Machine, wishes: Wi
     profile.return_size_bytes = int(statistics.fmean(sizes))
     if wishes.enable_memory_tracking:
         profile.peak_memory_bytes = max(m.memory_growth for m in measured)
-    if profile.is_heterogeneous:
-        profile.recommendations.append(
-            "The calls take very different times: AdaptiveExecutor sizes chunks by what it measures on the way."
-        )
     return profile

@@ -600,6 +600,18 @@ def test_uneven_calls_are_noticed(pretend):
     profile = optimize(square, range(100), profile=True).profile
     assert profile.is_heterogeneous
     assert profile.coefficient_of_variation > 0.5
+    assert "sizes chunks" in profile.recommendations[0]
+    pretend.calls([1e-7, 5e-7, 1e-7, 5e-7, 1e-7])
+    assert optimize(square, range(100), profile=True).profile.recommendations == []  # there are no chunks to size
+
+
+def test_explain_tells_only_what_was_measured():
+    """Nothing of calls, where all failed, and nothing of workers, which were not thought of."""
+    text = optimize(unpicklable_result, [], profile=True).explain()
+    for label in ("execution time", "is picklable", "Start-up", "Workers by"):
+        assert label not in text
+    assert "Sampled calls:            none that ended well" in text
+    assert "Workers by" not in optimize(unpicklable_result, range(20), profile=True).explain()
 
 
 def test_function_profile(tmp_path, capsys):
