@@ -78,7 +78,7 @@ class CallTimedOut(NamedTuple):
     seconds: float
 
     def __str__(self) -> str:
-        return f"worker {self.worker} (pid {self.pid}) is stopped: a call took longer than {say_seconds(self.seconds)}"
+        return f"worker {self.worker} (pid {self.pid}) is stopped: its call ran longer than {self.seconds:g} s"
 
 
 class CircuitChanged(NamedTuple):

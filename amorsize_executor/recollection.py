@@ -15,6 +15,7 @@ from amorsize_executor.storage import place
 from amorsize_executor.storage.memory import Memory
 from amorsize_executor.tuning import saved_plan
 from amorsize_executor.tuning.saved_plan import ConfigData
+from amorsize_executor.wording import name_function
 
 if TYPE_CHECKING:
     from amorsize_executor.engine.dispatcher import Engine
@@ -86,7 +87,7 @@ class Recollection:
                     warnings.warn(message, stacklevel=stacklevel)
                 return plan.as_experience()
         names = ", ".join(str(plan.function_name) for plan in self._plans)
-        message = f"the saved config is for {names}, not for {function!r}, which begins without a plan"
+        message = f"the saved config is for {names}, not for {name_function(function)}, which begins without a plan"
         warnings.warn(message, stacklevel=stacklevel)
         return None
 

@@ -59,6 +59,11 @@ def raise_keyboard_interrupt() -> NoReturn:
     raise KeyboardInterrupt
 
 
+def take_long_number(count: int) -> int:
+    """Return a number with 5,000 zeros for each of ``count``."""
+    return int(10 ** (5000 * count))
+
+
 def nap(value: Any) -> Any:
     """Wait 5 ms without a processor, and return ``value``."""
     time.sleep(0.005)
@@ -201,6 +206,16 @@ def nested_executor(count: int) -> list[int]:
 
     with AdaptiveExecutor() as executor:
         return list(executor.map(square, range(count)))
+
+
+class Nameless:
+    """Cannot be told in words."""
+
+    def __str__(self) -> str:
+        message = "no words"
+        raise RuntimeError(message)
+
+    __repr__ = __str__
 
 
 class Logged:

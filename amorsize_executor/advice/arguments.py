@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+import itertools
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 
 from amorsize_executor.errors import InvalidParameterError, InvalidParameterTypeError
@@ -46,6 +47,13 @@ def check_share(name: str, value: Any) -> None:
         raise InvalidParameterTypeError(name, value, rule)
     if not 0 < value <= 1:
         raise InvalidParameterError(name, value, rule)
+
+
+def take_first(data: Iterable[Any], most: int | None) -> Sequence[Any]:
+    """Return the first items, all for None; a range stays one, however long it is."""
+    if isinstance(data, (list, tuple, range)):
+        return data[:most]
+    return list(itertools.islice(data, most))
 
 
 def count_items(data: Any) -> int | None:

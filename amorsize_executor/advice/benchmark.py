@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import TimeoutError as FuturesTimeoutError
 from typing import Any
 
-from amorsize_executor.advice.arguments import check_flags, check_task
+from amorsize_executor.advice.arguments import check_flags, check_task, take_first
 from amorsize_executor.advice.diagnosis import WIDTH
 from amorsize_executor.advice.narration import Narration
 from amorsize_executor.advice.optimization import OptimizationResult
@@ -137,7 +137,7 @@ class Stopwatch:
         timeout: Seconds for everything, > 0.
     """
 
-    def __init__(self, func: Callable[[Any], Any], items: list[Any], timeout: float) -> None:
+    def __init__(self, func: Callable[[Any], Any], items: Sequence[Any], timeout: float) -> None:
         self._func = func
         self._items = items
         self._timeout = timeout
@@ -241,7 +241,7 @@ def validate_optimization(
     check_flags(verbose=verbose, use_cache=use_cache)
     if not (optimization is None or isinstance(optimization, OptimizationResult)):
         raise InvalidParameterTypeError("optimization", optimization, "must be what optimize() returns, or None")
-    items = list(itertools.islice(data, max_items))
+    items = take_first(data, max_items)
     if not items:
         raise InvalidParameterError("data", data, "must not be empty")
     narration = Narration(verbose=verbose)

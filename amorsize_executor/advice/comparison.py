@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from amorsize_executor.advice.arguments import check_flags, check_task
+from amorsize_executor.advice.arguments import check_flags, check_task, take_first
 from amorsize_executor.advice.benchmark import Stopwatch
 from amorsize_executor.advice.narration import Narration
 from amorsize_executor.advice.optimization import OptimizationResult
@@ -138,7 +137,7 @@ def compare_strategies(
     for config in chosen:
         if not isinstance(config, ComparisonConfig):
             raise InvalidParameterTypeError("configs", config, "must hold ComparisonConfig objects")
-    items = list(itertools.islice(data, max_items))
+    items = take_first(data, max_items)
     if not items:
         raise InvalidParameterError("data", data, "must not be empty")
     times = take_turns(Stopwatch(func, items, timeout), chosen, Narration(verbose=verbose))
@@ -195,7 +194,7 @@ def compare_with_optimizer(
     check_count("max_items", max_items, most=sys.maxsize)
     check_seconds("timeout", timeout)
     check_flags(verbose=verbose)
-    items = list(itertools.islice(data, max_items))
+    items = take_first(data, max_items)
     if not items:
         raise InvalidParameterError("data", data, "must not be empty")
     advice = advise(func, items, _SAMPLE, Wishes(), Narration(verbose=verbose))

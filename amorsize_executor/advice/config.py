@@ -36,7 +36,7 @@ def save_config(
     """
     if not isinstance(config, ConfigData):
         raise InvalidParameterTypeError("config", config, "must be a ConfigData")
-    place.check_path("filepath", filepath, of="file")
+    place.check_path("filepath", filepath)
     check_flag("overwrite", overwrite)
     saved_plan.save(config, filepath, format, overwrite=overwrite)
 
@@ -54,7 +54,7 @@ def load_config(filepath: str | os.PathLike[str], format: str = "auto") -> Confi
             in it is out of its range; a ``ConfigFileError`` then, which says what to do.
         MissingExtraError: It is YAML, and PyYAML is not installed (an ``ImportError``).
     """
-    place.check_path("filepath", filepath, of="file")
+    place.check_path("filepath", filepath)
     return saved_plan.load(filepath, format, stacklevel=2)
 
 

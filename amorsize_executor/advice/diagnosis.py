@@ -130,6 +130,9 @@ class DiagnosticProfile:
         return "\n".join([*lines, "=" * WIDTH])
 
     def _say_workload(self) -> Iterator[str]:
+        if not self.sample_count and not self.avg_execution_time:
+            yield "Sampled calls:            none that ended well"
+            return
         yield f"Function execution time:  {self.format_time(self.avg_execution_time)} per item"
         yield f"Workload type:            {self.workload_type} ({self.cpu_time_ratio:.0%} of it on a processor)"
         times = self.format_time(self.avg_data_pickle_time), self.format_time(self.avg_pickle_time)
@@ -147,12 +150,14 @@ class DiagnosticProfile:
         yield f"Cores:                    {self.physical_cores} physical, {self.logical_cores} logical"
         yield f"Available memory:         {self.format_bytes(self.available_memory)}"
         yield f"Workers start:            {self.multiprocessing_start_method or 'unknown'}"
-        yield f"Start-up of workers:      {self.format_time(self.spawn_cost)}"
-        yield f"Cost of a chunk:          {self.format_time(self.chunking_overhead)}"
+        if self.spawn_cost > 0:
+            yield f"Start-up of workers:      {self.format_time(self.spawn_cost)}"
+            yield f"Cost of a chunk:          {self.format_time(self.chunking_overhead)}"
 
     def _say_decision(self) -> Iterator[str]:
-        yield f"Workers by CPU:           {self.max_workers_cpu}"
-        yield f"Workers by memory:        {self.max_workers_memory}"
+        if self.estimated_serial_time > 0:
+            yield f"Workers by CPU:           {self.max_workers_cpu}"
+            yield f"Workers by memory:        {self.max_workers_memory}"
         target = self.format_time(self.target_chunk_duration)
         yield f"Chunk size:               {self.optimal_chunksize:,} (aims at {target})"
         if self.estimated_result_memory > 0:

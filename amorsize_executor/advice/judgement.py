@@ -28,6 +28,7 @@ _UNEVEN = 0.5
 _ASSUMED_S = 1.0
 """Where nobody knows how many items there are, the answer is for this much work or more."""
 _LARGE_RESULTS = 0.5
+_HEAVY = 10_000  # bytes of a call from which on they are most of what it costs to ship it
 _FEWEST = 2  # workers that run side by side
 
 
@@ -102,6 +103,10 @@ class Judgement:
         speedup = min(forecast.speedup, float(forecast.workers))
         profile.estimated_speedup = speedup
         profile.speedup_efficiency = min(1.0, speedup / profile.theoretical_max_speedup)
+        if profile.is_heterogeneous:
+            profile.recommendations.append(
+                "The calls take very different times: AdaptiveExecutor sizes chunks by what it measures on the way."
+            )
         reason = self._say_parallel(forecast, calls, executor_type) + self._say_threads(calls, executor_type)
         return OptimizationResult(
             forecast.workers,
@@ -229,7 +234,10 @@ class Judgement:
         elif any("by itself" in constraint for constraint in profile.constraints):
             why = "the calls keep all processors busy by themselves"
         elif profile.overhead_ipc > forecast.serial_s / 2:
-            why = "shipping the calls costs about as much as running them, or more; the calls are too cheap"
+            call_bytes = profile.data_size_bytes + profile.return_size_bytes
+            weight = f"item and result of a call take {profile.format_bytes(call_bytes)}"
+            what = weight if call_bytes > _HEAVY else "the calls are too cheap"
+            why = f"shipping the calls costs about as much as running them, or more; {what}"
         elif forecast.serial_s < 2 * profile.overhead_spawn:
             why = "starting workers takes about as long as all the work"
         else:
@@ -325,8 +333,4 @@ def describe_sample(supply: Supply, sample: Sample, machine: Machine, wishes: Wi
     profile.return_size_bytes = int(statistics.fmean(sizes))
     if wishes.enable_memory_tracking:
         profile.peak_memory_bytes = max(m.memory_growth for m in measured)
-    if profile.is_heterogeneous:
-        profile.recommendations.append(
-            "The calls take very different times: AdaptiveExecutor sizes chunks by what it measures on the way."
-        )
     return profile

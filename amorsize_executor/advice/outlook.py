@@ -30,6 +30,8 @@ _SLOW_START_S = 0.04
 _LEAST_ERROR = 0.1
 _MOST_ERROR = 0.75
 _COST_ERROR = 1.5
+_ALONE_S = 5e-6
+"""Seconds that pickling takes longer for anything alone than for one of many, at most."""
 _NEIGHBOURS = 0.85
 """What is left of a speed-up where cores share caches, clock and memory."""
 _START_UP_S = {"fork": 0.015, "forkserver": 0.075, "spawn": 0.2}
@@ -99,6 +101,8 @@ class Outlook:
                 self.load_s = measure_load(func, self._key, again=not wishes.use_cache)
         except Exception as error:  # noqa: BLE001 - whatever keeps workers from starting is the answer
             self.problem = error
+        if self._is_process:
+            self.costs = add_pickling(self.costs, sample)
         tuner = self._tuner()
         self.most_by_memory = tuner.most_workers if most is None else self._most_by_memory()
         self.is_bound_by_memory = self.most_by_memory < find_most_workers(None, cores)
@@ -187,6 +191,18 @@ def choose_costs(executor_type: str, serial_s: float, wishes: Wishes) -> Costs:
     if not wishes.use_chunking_benchmark:
         costs = costs._replace(ship_chunk_s=initial.ship_chunk_s, dispatch_s=initial.dispatch_s)
     return costs if executor_type == "process" else costs._replace(ship_byte_s=initial.ship_byte_s)
+
+
+def add_pickling(costs: Costs, sample: Sample) -> Costs:
+    """Return costs whose calls take this process at least what pickling an item and a result takes.
+
+    It pickles the one and loads the other, which takes about as long. The cost of a byte is that of bytes that are only
+    copied: those of a list of numbers take many times as long.
+    """
+    parts = [part for part in ([*sample.arguments.values()], sample.results) if part]
+    pickling_s = sum(max(0.0, statistics.median(travel.seconds for travel in part) - _ALONE_S) for part in parts)
+    copied = sum(statistics.median(travel.nbytes for travel in part) for part in parts)
+    return costs._replace(ship_call_s=max(costs.ship_call_s, pickling_s - costs.ship_byte_s * copied))
 
 
 def add_up(measurements: list[Measurement], factor: float) -> Measurement:

@@ -13,7 +13,9 @@ from amorsize_executor.cli.render import Renderer, size, when
 def add_to(verbs: Any, common: argparse.ArgumentParser) -> None:
     """Add the parsers."""
     place = argparse.ArgumentParser(add_help=False, parents=[common])
-    place.add_argument("--directory", default="checkpoints", help="of the checkpoints (default: %(default)s)")
+    place.add_argument(
+        "--directory", metavar="DIR", default="checkpoints", help="of the checkpoints (default: %(default)s)"
+    )
     parser = verbs.add_parser("checkpoint", help="checkpoints: journals of runs, and snapshots")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
 

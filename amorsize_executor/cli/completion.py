@@ -11,7 +11,12 @@ from amorsize_executor.cli.render import Renderer
 _BASH = """\
 # bash completion for amorsize; load it with: eval "$(amorsize completion bash)"
 _amorsize() {
-    local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} place= words= part
+    local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} place= words= files= part
+    if [[ $word == "=" ]]; then  # bash takes --option=value for three words
+        word=
+    elif [[ $previous == "=" ]]; then
+        previous=${COMP_WORDS[COMP_CWORD-2]}
+    fi
     for part in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         case "$place $part" in
 %(paths)s
@@ -24,8 +29,8 @@ _amorsize() {
 %(words)s
     esac
     COMPREPLY=($(compgen -W "$words" -- "$word"))
-    if [[ ${#COMPREPLY[@]} -eq 0 ]]; then
-        COMPREPLY=($(compgen -f -- "$word"))
+    if [[ $files && $word != -* ]]; then
+        COMPREPLY+=($(compgen -f -- "$word"))
     fi
 }
 complete -o filenames -F _amorsize amorsize
@@ -41,12 +46,13 @@ _FISH = """\
 
 
 class Option(NamedTuple):
-    """A word that can stand at some place, its meaning, and what may follow it."""
+    """A word that can stand at some place, its meaning, and what may follow it; without words, any file's name."""
 
     words: tuple[str, ...]
     text: str
     choices: tuple[str, ...] = ()
     takes_file: bool = False
+    takes_value: bool = False
 
 
 Places = dict[tuple[str, ...], list[Option]]
@@ -81,23 +87,26 @@ def collect(parser: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> Plac
             text = (action.help or "") % {"default": action.default, "prog": "amorsize"}
             choices = tuple(map(str, action.choices or ()))
             takes_file = action.nargs != 0 and action.metavar in ("FILE", "DIR")
-            found[path].append(Option(tuple(action.option_strings), text, choices, takes_file))
+            found[path].append(Option(tuple(action.option_strings), text, choices, takes_file, action.nargs != 0))
         elif action.choices:
             found[path] += [Option((str(choice),), action.help or "") for choice in action.choices]
+        elif action.dest in ("file", "function"):
+            found[path].append(Option((), action.help or ""))
     return found
 
 
 def make_bash(places: Places) -> str:
     """Return a script for bash."""
     words = [
-        f'        "{_joined(path)}") words="{" ".join(word for option in options for word in option.words)}" ;;'
+        f'        "{_joined(path)}") words="{" ".join(word for option in options for word in option.words)}"'
+        f"{'' if all(option.words for option in options) else ' files=yes'} ;;"
         for path, options in places.items()
     ]
     values = [
         f"        {_pattern(path, option)}) COMPREPLY=({_bash_values(option)}); return ;;"
         for path, options in places.items()
         for option in options
-        if option.choices or option.takes_file
+        if option.takes_value
     ]
     return _BASH % {"paths": "\n".join(_paths(places)), "values": "\n".join(values), "words": "\n".join(words)}
 
@@ -121,10 +130,14 @@ def make_fish(places: Places) -> str:
             condition = "; and ".join(f"__fish_seen_subcommand_from {word}" for word in path)
         else:
             condition = "__fish_use_subcommand"
-        below = [option.words[0] for option in options if not option.words[0].startswith("-")]
+        below = [word for option in options for word in option.words[:1] if not word.startswith("-")]
         if path and below:
             condition += f"; and not __fish_seen_subcommand_from {' '.join(below)}"
-        lines += [f"complete -c amorsize -n {_quote(condition)} {' '.join(_fish_parts(option))}" for option in options]
+        lines += [
+            f"complete -c amorsize -n {_quote(condition)} {' '.join(_fish_parts(option))}"
+            for option in options
+            if option.words
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -140,6 +153,8 @@ def _fish_parts(option: Option) -> Iterator[str]:
         yield f"-x -a {_quote(' '.join(option.choices))}"
     elif option.takes_file:
         yield "-r -F"
+    elif option.takes_value:
+        yield "-x"
     if option.text:
         yield f"-d {_quote(option.text)}"
 

@@ -18,7 +18,7 @@ def add_to(verbs: Any, common: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
 
     listing = actions.add_parser("list", parents=[common], help="list the configs of a directory")
-    listing.add_argument("--directory", type=Path, help="where they are (default: ~/.amorsize/configs)")
+    listing.add_argument("--directory", metavar="DIR", type=Path, help="where they are (default: ~/.amorsize/configs)")
     listing.set_defaults(run=run_list)
 
     showing = actions.add_parser("show", parents=[common], help="check a config and show what it holds")

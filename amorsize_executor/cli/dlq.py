@@ -20,7 +20,9 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 def add_to(verbs: Any, common: argparse.ArgumentParser) -> None:
     """Add the parsers."""
     place = argparse.ArgumentParser(add_help=False, parents=[common])
-    place.add_argument("--directory", default=".amorsize_dlq", help="of the queue (default: %(default)s)")
+    place.add_argument(
+        "--directory", metavar="DIR", default=".amorsize_dlq", help="of the queue (default: %(default)s)"
+    )
     parser = verbs.add_parser("dlq", help="dead letters: calls that have failed for good")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
 

@@ -242,10 +242,18 @@ def describe_crew(executor: AdaptiveExecutor) -> dict[str, Any]:
     facts = executor.stats()
     return {
         "workers_started": facts["workers_started"],
+        "calls_done": facts["calls_done"],
         "calls_run_by_the_caller": facts["calls_run_by_the_caller"],
         "chunksize": facts["chunksize"],
         "lane": facts["lane"],
     }
+
+
+def say_crew(ran: dict[str, Any]) -> str:
+    """Say who ran an execution's calls."""
+    if ran["calls_run_by_the_caller"] == ran["calls_done"]:
+        return "no workers: this process"
+    return say_count(ran["workers_started"], "thread" if ran["lane"] == "threads" else "worker")
 
 
 @contextlib.contextmanager
@@ -271,8 +279,8 @@ def tell(arguments: argparse.Namespace, facts: dict[str, Any], renderer: Rendere
     line = f"{say_count(done, 'result')} in {say_seconds(took_s)}"
     if facts["errors_count"]:
         line += f", {say_count(facts['errors_count'], 'call')} failed"
-    plan, workers = facts.get("optimization", facts), facts["ran"]["workers_started"]
-    lines = wrap(f"{line}; {say_count(workers, 'worker') if workers else 'no workers: this process'} ran the calls")
+    plan = facts.get("optimization", facts)
+    lines = wrap(f"{line}; {say_crew(facts['ran'])} ran the calls")
     if "reason" in plan and not arguments.quiet:
         lines += wrap(f"Reason: {plan['reason']}")
     if renderer.form != "text" or arguments.output != "-":
@@ -280,4 +288,5 @@ def tell(arguments: argparse.Namespace, facts: dict[str, Any], renderer: Rendere
         return
     renderer.export(facts)
     if not arguments.quiet:
+        renderer.out.flush()  # results first
         print(*lines, sep="\n", file=sys.stderr)

@@ -37,6 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None for those of this process.
     """
+    _open_streams()
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        print("amorsize: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     if not hasattr(arguments, "run"):
@@ -92,6 +101,13 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+def _open_streams() -> None:
+    """Let output that was closed lead nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # also lest a file is opened in its place
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+
+
 @contextlib.contextmanager
 def answering(*, is_alone: bool) -> Iterator[TextIO]:
     """Yield where the answer goes: stdout, which takes any text from now on.
@@ -137,9 +153,6 @@ def reporting(status: list[int], *, is_debugging: bool) -> Iterator[None]:
     """Turn what is raised inside into one line on stderr, and into the exit status in ``status[0]``."""
     try:
         yield
-    except KeyboardInterrupt:
-        status[0] = INTERRUPTED
-        print("amorsize: interrupted", file=sys.stderr)
     except BrokenPipeError:  # the reader, such as head, has seen enough
         status[0] = DONE
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -151,4 +164,6 @@ def reporting(status: list[int], *, is_debugging: bool) -> Iterator[None]:
             traceback.print_exc()
         known = isinstance(error, (AmorsizeError, OSError, ValueError)) and str(error)
         text = str(error) if known else f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError) and error.filename is not None and not isinstance(error, AmorsizeError):
+            text = f"{error.filename}: {error.strerror}"
         print(f"amorsize: error: {' '.join(text.split())}", file=sys.stderr)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import json
 import math
 import os
 import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -59,6 +61,7 @@ class Renderer:
         self.export(answer)
         for line in lines if self.form == "text" else (render(answer, self.form),):
             print(line, file=self.out)
+        self.out.flush()  # before what goes to stderr
 
     def export(self, answer: Any) -> None:
         """Write an answer to the file that is to hold it, if there is to be one.
@@ -123,31 +126,59 @@ def render(answer: Any, form: str) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (cells[0], ["---", "---"], *cells[1:]))
 
 
+_LARGE = 10**4300  # the first number that Python writes to text and reads from it only if it is told to
+_DEEPEST = 200
+
+
 def dump_json(answer: Any, *, indent: int | None = None) -> str:
     """Return data as JSON on one line or several; what JSON does not know becomes text, NaN and infinities null."""
     try:
-        text = json.dumps(answer, indent=indent, default=_to_plain, ensure_ascii=False, allow_nan=False)
-    except (ValueError, TypeError):  # NaN, or keys that are no text
-        text = json.dumps(_clean(answer), indent=indent, ensure_ascii=False, allow_nan=False)
+        text = _encoder(indent).encode(answer)
+    except (ValueError, TypeError, RecursionError):  # NaN, keys that are no text, numbers or depths without end
+        text = _encoder(indent).encode(_clean(answer))
     return text.encode("utf-8", "backslashreplace").decode("utf-8")  # half a surrogate pair is an escape in JSON too
+
+
+@functools.cache
+def _encoder(indent: int | None) -> json.JSONEncoder:
+    """Return an encoder; json.dumps would make one for every line."""
+    return json.JSONEncoder(indent=indent, default=_to_plain, ensure_ascii=False, allow_nan=False)
 
 
 def _to_plain(value: Any) -> Any:
     """Return what stands for a value in JSON: lists of what is no list and comes as one, else its text."""
     if isinstance(value, (set, frozenset)):
-        return sorted(value, key=repr)
+        return sorted(value, key=_say)
     plain = getattr(value, "tolist", None)  # NumPy's arrays and scalars
-    return plain() if callable(plain) else str(value)
+    return plain() if callable(plain) else _say(value)
 
 
-def _clean(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
+def _say(value: Any) -> str:
+    """Return the text of any value, also of one that has none."""
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - whatever a class of the user's does
+        return object.__repr__(value)
+
+
+def _clean(value: Any, above: tuple[int, ...] = ()) -> Any:
+    """Return what JSON can hold in place of a value; ``above`` has the ids of what it is in."""
+    if value is None or isinstance(value, (str, int, float)):
+        return _clean_plain(value)
+    if id(value) in above or len(above) == _DEEPEST:
+        return _say(value)
+    within = (*above, id(value))
     if isinstance(value, dict):
-        return {key if isinstance(key, str) else str(key): _clean(part) for key, part in value.items()}
+        return {key if isinstance(key, str) else _say(key): _clean(part, within) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_clean(part) for part in value]
-    return value if value is None or isinstance(value, (str, int)) else _clean(_to_plain(value))
+        return [_clean(part, within) for part in value]
+    return _clean(_to_plain(value), within)
+
+
+def _clean_plain(value: Any) -> Any:
+    if isinstance(value, int) and abs(value) >= _LARGE:
+        return str(Decimal(value))  # str(int) refuses, and so do readers
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

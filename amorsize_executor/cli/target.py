@@ -26,7 +26,7 @@ def load_function(name: str) -> Callable[..., Any]:
         TargetError: There is no separator, no such module, file or attribute, or it cannot be called.
     """
     place, separator, path = name.rpartition(":")
-    if not separator:
+    if not separator and not name.endswith(".py"):
         place, separator, path = name.rpartition(".")
     if not (place and separator and path):
         message = f"{name!r} names no function; write module:function or path/to/file.py:function"
@@ -85,14 +85,22 @@ def _import_file(file: Path) -> Any:
     if not file.is_file():
         message = f"there is no file {str(file)!r}"
         raise TargetError(message)
-    _search(file.parent)
-    is_free = file.stem not in sys.modules and "." not in file.stem  # a dot would make it a part of something
-    spec = find_spec(file.stem) if is_free else None
-    origin = getattr(sys.modules.get(file.stem), "__file__", None) if spec is None else spec.origin
-    if origin is None or Path(origin).resolve() != file:
-        message = f"{str(file)!r} cannot be imported as {file.stem!r}, which is something else here; rename the file"
+    names, root = [file.stem], file.parent
+    while (root / "__init__.py").is_file():  # of a package, as its relative imports need it
+        names, root = [root.name, *names], root.parent
+    if root != file.parent:
+        sys.path.append(str(file.parent))
+    _search(root)
+    top, whole = names[0], file if len(names) == 1 else root / names[0] / "__init__.py"
+    is_dotted = any("." in name for name in names)  # it would be a part of something
+    spec = None if is_dotted or top in sys.modules else find_spec(top)
+    origin = getattr(sys.modules.get(top), "__file__", None) if spec is None else spec.origin
+    if is_dotted or origin is None or Path(origin).resolve() != whole:
+        message = (
+            f"{str(file)!r} cannot be imported as {'.'.join(names)!r}, which is something else here; rename the file"
+        )
         raise TargetError(message)
-    return _import(file.stem, "")[0]
+    return _import(".".join(names).removesuffix(".__init__"), "")[0]
 
 
 def _closest(name: str, names: list[str]) -> str | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,11 +15,16 @@ from amorsize_executor.cli import data
 from amorsize_executor.cli.main import UsageError
 from amorsize_executor.cli.render import FORMATS, Renderer, wrap
 from amorsize_executor.cli.target import load_function
+from amorsize_executor.errors import StorageError
 
 if TYPE_CHECKING:
     from amorsize_executor.advice.optimization import OptimizationResult
 
 _BAR = 30
+_OPTIONS = {
+    "prefer_threads_for_io=True": "--threads",
+    "process_in_batches(on_batch=...) or optimize_streaming()": "execute, which writes them as they come",
+}
 
 
 def make_parser(verbs: Any, common: argparse.ArgumentParser, name: str, text: str) -> argparse.ArgumentParser:
@@ -60,12 +67,22 @@ def task_of(arguments: argparse.Namespace) -> tuple[Callable[..., Any], data.Sou
     Raises:
         ValueError: There is no such function or file.
         UsageError: The answer would be written over something that is read.
+        OSError: A file that is to be written cannot be.
     """
     refuse_to_overwrite(arguments, arguments.function.rpartition(":")[0])
+    refuse_unwritable(arguments.export, getattr(arguments, "save_config", None))
     function = load_function(arguments.function)
     module = sys.modules.get(getattr(function, "__module__", ""))
     refuse_to_overwrite(arguments, getattr(module, "__file__", None) or "")
     return function, data.items_of(arguments)
+
+
+def refuse_unwritable(export: Path | None, plan: Path | None) -> None:
+    """Raise, before all the work, if an answer could not be written after it."""
+    if export is not None and (export.is_dir() or not export.parent.is_dir()):
+        raise StorageError(export, f"cannot be written: {'is a' if export.is_dir() else 'there is no such'} directory")
+    if plan is not None and plan.exists():
+        raise FileExistsError(errno.EEXIST, f"{os.strerror(errno.EEXIST)}; give the plan another name", str(plan))
 
 
 def refuse_to_overwrite(arguments: argparse.Namespace, source: str) -> None:
@@ -110,7 +127,19 @@ def recommend(
     )
     if isinstance(items, data.Source):
         items.raise_error()  # for optimize() it was a reason to stay serial
+    result.reason = in_options(result.reason)
+    result.warnings = [in_options(text) for text in result.warnings]
+    if result.profile is not None:
+        for texts in (result.profile.recommendations, result.profile.constraints, result.profile.rejection_reasons):
+            texts[:] = map(in_options, texts)
     return result
+
+
+def in_options(text: str) -> str:
+    """Return advice with what it names of the library as what the command line has for it."""
+    for name, option in _OPTIONS.items():
+        text = text.replace(name, option)
+    return text
 
 
 def facts_of(arguments: argparse.Namespace, result: OptimizationResult) -> dict[str, Any]:
@@ -170,7 +199,11 @@ def more_lines(arguments: argparse.Namespace, result: OptimizationResult, render
         shares = {name: f"{share:.0f}%" for name, share in profile.get_overhead_breakdown().items()}
         lines += ["", renderer.bold("Overhead"), *renderer.pairs(shares, indent=2)]
     if arguments.tips:
-        lines += ["", renderer.bold("Tips"), *(bullets(profile.recommendations) or ["  none: it is fine as it is"])]
+        lines += [
+            "",
+            renderer.bold("Tips"),
+            *(bullets(profile.recommendations) or ["  none" if result.warnings else "  none: it is fine as it is"]),
+        ]
     if arguments.explain:
         lines += ["", *result.explain().splitlines()]
     if arguments.profile:

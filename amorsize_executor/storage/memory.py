@@ -49,7 +49,7 @@ class Memory:
     """
 
     def __init__(self, path: str | os.PathLike[str], machine: str, clock: Callable[[], float] = time.time) -> None:
-        place.check_path("memory", path, of="file")
+        place.check_path("memory", path)
         self._journal = Journal(Path(path), KIND)
         self._machine = machine
         self._clock = clock

@@ -47,9 +47,9 @@ def is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None and len(name) <= _LONGEST_NAME and name == name.rstrip(". ")
 
 
-def check_path(parameter: str, value: object, *, of: str = "directory") -> None:
-    """Raise unless ``value`` is a path, that of a directory or of a file, and not empty."""
-    rule = f"must be the path of a {of}"
+def check_path(parameter: str, value: object) -> None:
+    """Raise unless ``value`` is a path that is not empty."""
+    rule = "must be a path that is not empty"
     if not isinstance(value, (str, os.PathLike)):
         raise InvalidParameterTypeError(parameter, value, rule)
     if not os.fspath(value):

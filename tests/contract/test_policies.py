@@ -396,11 +396,12 @@ def count_and_sleep(path, key, seconds):
 
 @across
 @pytest.mark.parametrize("on_worker_death", ["fail", "break"])
-def test_a_timeout_is_no_death_of_a_worker(mode, on_worker_death):
-    """What is done about workers that die does not concern those that were stopped."""
+def test_a_timeout_is_no_death_of_a_worker(mode, on_worker_death, caplog):
+    """What is done about workers that die does not concern those that were stopped; the log tells of it in words."""
     with make_executor(mode, max_workers=1, timeout=0.1, on_worker_death=on_worker_death) as executor:
         assert isinstance(executor.submit(payloads.sleep_return, 3600.0).exception(), CallTimeoutError)
         assert executor.submit(abs, -1).result() == 1
+    assert "is stopped: its call ran longer than 0.1 s" in caplog.text
 
 
 @across

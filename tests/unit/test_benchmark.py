@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 
@@ -303,3 +304,12 @@ def test_real_settings_are_measured():
     assert result.configs[1].n_jobs == advice.n_jobs
     with pytest.raises(RuntimeError, match="failed"):
         compare_strategies(raise_value_error, ["x"], extra)
+
+
+@pytest.mark.parametrize(
+    "measure", [validate_optimization, partial(compare_strategies, configs=[ComparisonConfig("a")])]
+)
+def test_the_timeout_holds_for_ranges_of_any_length(measure):
+    """They are not made into lists, which would take all memory first."""
+    with pytest.raises(TimeoutError):
+        measure(square, range(10**12), timeout=0.2)

@@ -263,6 +263,8 @@ def test_ctrl_c_is_status_130(amorsize, letters, monkeypatch):
 
     monkeypatch.setattr(time, "localtime", interrupt)
     assert amorsize("dlq", "list", "--directory", letters) == (130, "", "amorsize: interrupted\n")
+    monkeypatch.setattr("amorsize_executor.cli.main.make_parser", lambda: interrupt(0))  # while verbs are loaded
+    assert amorsize("dlq", "list", "--directory", letters) == (130, "", "amorsize: interrupted\n")
 
 
 def test_without_a_verb_the_help_is_shown(amorsize):
@@ -282,6 +284,7 @@ def test_without_a_verb_the_help_is_shown(amorsize):
         ("tests.payloads:nothing", "has no"),
         ("tests.payloads:WAIT_LIMIT_S", "cannot be called"),
         (":f", "names no function"),
+        ("tests/payloads.py", "names no function"),
     ],
 )
 def test_functions_that_are_not_there_are_errors(name, said):

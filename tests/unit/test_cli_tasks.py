@@ -9,12 +9,14 @@ import re
 import signal
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from amorsize_executor import load_config
 from amorsize_executor.cli import data, task
+from amorsize_executor.cli.execute import say_crew
 from amorsize_executor.cli.main import make_parser
 from amorsize_executor.cli.render import Renderer, dump_json
 from amorsize_executor.cli.target import TargetError, load_function
@@ -94,6 +96,18 @@ def test_more_is_told_on_demand(amorsize):
     assert max(map(len, lines)) <= 80
 
 
+def test_advice_names_options_of_the_command_line(amorsize):
+    """Not parameters of the library; and nothing is fine beside a warning."""
+    arguments = "optimize", "tests.payloads:nap", "--data-range", 200, "--tips"
+    for form in ("text", "json"):
+        out = " ".join(amorsize(*arguments, "--format", form)[1].split())
+        assert "times as fast as serial code: --threads" in out
+        assert "prefer_threads_for_io" not in out
+    words = " ".join(amorsize("optimize", IDENTITY, "--data-range", 10**15, "--tips")[1].split())
+    assert "memory: use execute, which writes them as they come" in words
+    assert "it is fine as it is" not in words
+
+
 def test_verbose_and_progress_go_to_stderr(amorsize, monkeypatch):
     """Stdout is the answer's alone; a bar is drawn on terminals only."""
     status, out, err = amorsize("optimize", SQUARE, *RANGE, "--verbose", "--json", "--progress")
@@ -169,6 +183,23 @@ def test_a_plan_is_saved_and_never_replaced(amorsize, tmp_path):
     assert status == 1
     assert "File exists" in err
     assert load_config(path) == plan
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "said"),
+    [
+        ("--export", "no/out.json", "cannot be written: there is no such directory"),
+        ("--export", ".", "cannot be written: is a directory"),
+        ("--save-config", "plan.json", "File exists; give the plan another name"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_the_work(amorsize, tmp_path, option, name, said):
+    """No call is made in vain."""
+    (tmp_path / "plan.json").touch()
+    verb = "optimize" if option == "--save-config" else "execute"
+    status, out, err = amorsize(verb, "tests.payloads:refuse_odd", "--data-range", 2, option, tmp_path / name)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert said in err
 
 
 def test_a_function_that_raises_on_the_sample_is_an_error(amorsize):
@@ -272,7 +303,11 @@ def test_the_summary_tells_what_ran_the_calls(amorsize):
     assert "no workers: this process ran the calls" in err
     answer = json.loads(amorsize("execute", SQUARE, "--data-range", 50, "--json", "--timeout", 60)[1])
     assert answer["ran"]["workers_started"] >= 1
-    assert answer["ran"]["calls_run_by_the_caller"] == 0
+    assert (answer["ran"]["calls_run_by_the_caller"], answer["ran"]["calls_done"]) == (0, 50)
+    idle = {"workers_started": 1, "calls_done": 20, "calls_run_by_the_caller": 20, "lane": "caller"}
+    assert say_crew(idle) == "no workers: this process"
+    assert say_crew({**idle, "calls_run_by_the_caller": 3, "lane": "threads"}) == "1 thread"
+    assert say_crew({**idle, "calls_run_by_the_caller": 3, "workers_started": 2}) == "2 workers"
 
 
 @pytest.mark.parametrize(
@@ -312,7 +347,10 @@ def test_an_execution_begins_with_a_saved_plan(amorsize, tmp_path):
     assert (answer["config_source"], answer["n_jobs"], answer["chunksize"]) == (str(path), 2, 3)
     assert (answer["executor_type"], answer["results_count"]) == ("thread", 20)
     path.write_text(json.dumps({**document, "n_jobs": -1}), "utf-8")
-    for file, said in ((path, "n_jobs must be greater than 0, got -1"), (tmp_path / "no.json", "No such file")):
+    for file, said in (
+        (path, "n_jobs must be greater than 0, got -1"),
+        (tmp_path / "no.json", f"error: {tmp_path / 'no.json'}: No such file"),
+    ):
         status, out, err = amorsize("execute", SQUARE, *RANGE, "--load-config", file)
         assert (status, out, err.count("\n")) == (1, "", 1)
         assert said in err
@@ -324,7 +362,7 @@ def test_a_plan_of_another_function_is_a_warning(tmp_path):
     path.write_text(json.dumps({"n_jobs": 2, "chunksize": 3, "function_name": "other"}), "utf-8")
     status, out, err = run("execute", SQUARE, "--data-range", 3, "--load-config", path, "-q")
     assert (status, out) == (0, "0\n1\n4\n")
-    assert re.fullmatch(r"amorsize: warning: the saved config is for other, not for .*\n", err)
+    assert re.fullmatch(r"amorsize: warning: the saved config is for other, not for square, which .*\n", err)
 
 
 def test_an_execution_has_the_executors_layers(amorsize, tmp_path, monkeypatch):
@@ -365,6 +403,26 @@ def test_what_json_does_not_know_is_written_all_the_same():
     ]
     assert json.loads(dump_json("half a pair: \ud800").encode()) == "half a pair: \ud800"
     assert json.loads(dump_json({"a": [float("inf"), {"b": {2, 1}}]})) == {"a": [None, {"b": [1, 2]}]}
+
+
+def test_results_without_end_are_written_all_the_same(amorsize):
+    """One of them does not cost the others."""
+    looped, deep = [1], []
+    looped.append(looped)
+    for _ in range(10_000):
+        deep = [deep]
+    assert dump_json(looped) == '[1, "[1, [...]]"]'
+    assert json.loads(dump_json([deep, 2]))[1] == 2
+    digits = str(Decimal(10**5000))
+    assert json.loads(dump_json([10**5000, -(10**5000), 3, True])) == [digits, f"-{digits}", 3, True]
+    status, out, _err = amorsize("execute", "tests.payloads:take_long_number", "--data-range", 3, "-q")
+    assert (status, out.splitlines()) == (0, ["1", f'"{digits}"', f'"{Decimal(10**10_000)}"'])
+
+
+def test_a_result_whose_text_fails_is_written_all_the_same():
+    """By its address."""
+    assert json.loads(dump_json([payloads.Nameless(), 1]))[1] == 1
+    assert json.loads(dump_json({payloads.Nameless(): 1}))
 
 
 def test_an_execution_draws_a_bar_on_a_terminal(amorsize, monkeypatch):
@@ -610,6 +668,24 @@ def test_functions_of_files_are_found(tmp_path, monkeypatch):
         load_function("nowhere.py:f")
 
 
+def test_a_file_of_a_package_is_its_module(tmp_path):
+    """Relative imports and those of neighbours by their bare names find what they name, in workers too."""
+    inner = tmp_path / "outer" / "inner"
+    inner.mkdir(parents=True)
+    for directory in (inner, inner.parent):
+        (directory / "__init__.py").write_text("from os.path import basename\n", "utf-8")
+    (inner / "near.py").write_text("FACTOR = 3\n", "utf-8")
+    text = "import near\nfrom .near import FACTOR\ndef f(x):\n    return [__name__, x * FACTOR * near.FACTOR]\n"
+    (inner / "work.py").write_text(text, "utf-8")
+    name = '"outer.inner.work"'
+    for directory, path in ((tmp_path, "outer/inner/work.py"), (inner, "work.py")):
+        status, out, err = run("execute", f"{path}:f", "--data-range", 2, "-q", "--timeout", "20", cwd=directory)
+        assert (status, out, err) == (0, f"[{name}, 0]\n[{name}, 9]\n", "")
+    assert (
+        run("execute", "inner/__init__.py:basename", "--data-file", inner / "near.py", "-q", cwd=inner.parent)[0] == 0
+    )
+
+
 def test_dotted_names_reach_into_classes():
     """Modules end where they end."""
     assert load_function("tests.payloads.Anything.take") is payloads.Anything.take
@@ -698,7 +774,7 @@ def test_json_is_all_there_is_on_stdout(arguments):
         (("execute", "nowhere:f", *RANGE), 1, "cannot import 'nowhere'"),
         (("validate", SQUARE, "--data-file", "nowhere.txt"), 1, "cannot be read"),
         (("compare", SQUARE, *RANGE, "--configs", "1"), 2, "is no setting"),
-        (("config", "show", "nowhere.json"), 1, "No such file"),
+        (("config", "show", "nowhere.json"), 1, "error: nowhere.json: No such file"),
     ],
 )
 def test_errors_of_processes_are_one_line(arguments, status, said):
@@ -735,6 +811,34 @@ def test_what_functions_print_is_no_answer(tmp_path):
         found = json.loads(out)["results"] if kind == "json" else [json.loads(line) for line in out.splitlines()]
         assert found == [0, 1, 2]
         assert err.count("LOUD") == 3
+
+
+@pytest.mark.parametrize(
+    ("closed", "items", "status", "out", "err"),
+    [
+        (">&-", RANGE, 0, "", ""),
+        ("2>&-", ("--data-range", 2), 0, "0\n1\n", ""),
+        ("<&-", ("--data-stdin",), 1, "", "standard input: is closed"),
+    ],
+)
+def test_a_closed_stream_leads_nowhere(closed, items, status, out, err):
+    """Output goes where ``/dev/null`` goes; input is missed."""
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "amorsize_executor"]
+    arguments = ("execute", IDENTITY, *items, "-q")
+    done = subprocess.run(
+        [*command, *map(str, arguments)], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert (done.returncode, done.stdout, err in done.stderr, "NoneType" in done.stderr) == (status, out, True, False)
+
+
+def test_results_stand_before_the_summary():
+    """Where both go to one place."""
+    _status, out, _err = run("execute", IDENTITY, "--data-range", 4, stderr=subprocess.STDOUT)
+    lines = out.splitlines()
+    assert lines[:4] == ["0", "1", "2", "3"]
+    assert lines[4].startswith("4 results in ")
+    _status, out, _err = run("optimize", "tests.payloads:refuse_odd", "--data-range", 2, stderr=subprocess.STDOUT)
+    assert out.startswith("Recommendation")
 
 
 def test_ctrl_c_ends_a_run_with_130(tmp_path):

@@ -151,6 +151,12 @@ def complete(words, tmp_path):
         (["optimize", "it"], {"items.txt"}),
         (["completion", "f"], {"fish"}),
         (["dlq", "replay", "--all", "--wo"], {"--workers"}),
+        (["config", "show", ""], {"-h", "--help", "--json", "--debug", "items.txt", "completion.bash"}),
+        (["dlq", "list", "--directory", "i"], {"items.txt"}),
+        (["optimize", "m:f", "--data-range", ""], set()),
+        (["optimize", "m:f", "--format", "=", "y"], {"yaml"}),
+        (["optimize", "m:f", "--format", "="], {"text", "json", "yaml", "table", "markdown"}),
+        (["checkpoint", "show", "it"], set()),
     ],
 )
 def test_bash_completes(tmp_path, words, found):

@@ -217,6 +217,12 @@ def test_a_memory_that_cannot_be_used_is_told_at_once(tmp_path):
     assert "not a database" in foreign.read_text(encoding="utf-8")
 
 
+def test_a_memory_is_a_file():
+    """An empty path is told so, not that a directory is wanted."""
+    with pytest.raises(ValueError, match="memory='': must be a path that is not empty"):
+        AdaptiveExecutor(memory="")
+
+
 def test_results_do_not_suffer_from_a_memory_that_cannot_be_written(path, monkeypatch, caplog):
     """The log tells."""
 

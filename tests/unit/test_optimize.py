@@ -17,7 +17,7 @@ from amorsize_executor import AdaptiveExecutor, DiagnosticProfile, OptimizationR
 from amorsize_executor.advice import outlook, sample
 from amorsize_executor.advice.lane_cost import measure_costs, measure_load
 from amorsize_executor.advice.optimization import NoProfileError
-from amorsize_executor.advice.sample import leave_out_warm_up, take_sample
+from amorsize_executor.advice.sample import Sample, Travel, leave_out_warm_up, take_sample
 from amorsize_executor.tuning.cost_model import Costs
 from amorsize_executor.tuning.machine import Machine
 from amorsize_executor.worker import main as worker_main
@@ -223,6 +223,26 @@ def test_cheap_calls_stay_serial(pretend):
     result = optimize(pretend.calls(1e-6) and square, range(1_000_000))
     assert (result.n_jobs, result.chunksize, result.estimated_speedup) == (1, 1, 1.0)
     assert "too cheap" in result.reason
+
+
+def test_heavy_results_stay_serial(pretend):
+    """The reason says what they weigh, not that the calls are cheap."""
+    result = optimize(pretend.calls(1e-6) and bytes, [100_000] * 1000)
+    assert result.n_jobs == 1
+    assert "item and result of a call take 97.6" in result.reason
+    assert "too cheap" not in result.reason
+
+
+def test_slow_pickling_is_the_callers_work():
+    """What it takes counts beyond what the bytes alone would; what is there already does not count twice."""
+    light, heavy = Travel(1e-6, 10), Travel(1e-3, 100_000)
+    cold = Travel(1.0, 10)
+    sample = Sample({}, [], [], light, {0: cold, 1: light, 2: light}, [light, light])
+    assert outlook.add_pickling(Costs(), sample) == Costs()
+    costs = outlook.add_pickling(Costs(), sample._replace(results=[heavy, heavy, heavy]))
+    assert costs.ship_call_s + costs.ship_byte_s * 100_010 == pytest.approx(0.995e-3)
+    assert costs._replace(ship_call_s=0) == Costs()._replace(ship_call_s=0)
+    assert outlook.add_pickling(Costs(), sample._replace(arguments={}, results=[])) == Costs()
 
 
 def test_little_work_stays_serial(pretend):
@@ -580,6 +600,18 @@ def test_uneven_calls_are_noticed(pretend):
     profile = optimize(square, range(100), profile=True).profile
     assert profile.is_heterogeneous
     assert profile.coefficient_of_variation > 0.5
+    assert "sizes chunks" in profile.recommendations[0]
+    pretend.calls([1e-7, 5e-7, 1e-7, 5e-7, 1e-7])
+    assert optimize(square, range(100), profile=True).profile.recommendations == []  # there are no chunks to size
+
+
+def test_explain_tells_only_what_was_measured():
+    """Nothing of calls, where all failed, and nothing of workers, which were not thought of."""
+    text = optimize(unpicklable_result, [], profile=True).explain()
+    for label in ("execution time", "is picklable", "Start-up", "Workers by"):
+        assert label not in text
+    assert "Sampled calls:            none that ended well" in text
+    assert "Workers by" not in optimize(unpicklable_result, range(20), profile=True).explain()
 
 
 def test_function_profile(tmp_path, capsys):
