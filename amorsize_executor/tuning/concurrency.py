@@ -79,6 +79,7 @@ class Bounds(NamedTuple):
         max_memory: Bytes for all workers together.
         worker_bytes: Peak bytes that a worker has grown by.
         fork_s: Seconds of work that one more worker costs.
+        most_at_once: As many workers as the system of workers holds.
     """
 
     cores: int
@@ -88,6 +89,7 @@ class Bounds(NamedTuple):
     max_memory: int | None = None
     worker_bytes: int = 0
     fork_s: float = 1.6e-3
+    most_at_once: int = MOST_AT_ONCE
 
 
 class Wish(NamedTuple):
@@ -99,12 +101,12 @@ class Wish(NamedTuple):
 
 @lru_cache(maxsize=16)
 def find_ceiling(bounds: Bounds) -> Wish:
-    """Find the most workers that memory, ``max_workers``, 32 a core and 1,000 allow. Pure; >= ``min_workers`` >= 1."""
+    """Find the most workers that memory, the user, 32 a core and the system allow. Pure; >= ``min_workers`` >= 1."""
     most = Wish(WAITERS_PER_CORE * bounds.cores, f"more than {WAITERS_PER_CORE} workers a core are not started")
     if bounds.max_workers is not None:
         most = Wish(bounds.max_workers, f"max_workers is {bounds.max_workers}")
-    if most.workers > MOST_AT_ONCE:
-        most = Wish(MOST_AT_ONCE, f"more than {MOST_AT_ONCE:,} workers are not started")
+    if most.workers > bounds.most_at_once:
+        most = Wish(bounds.most_at_once, f"more than {bounds.most_at_once:,} workers are not started")
     if bounds.max_memory is not None:
         worker_bytes = max(bounds.worker_bytes, WORKER_BYTES)
         fitting = int(bounds.max_memory // worker_bytes)

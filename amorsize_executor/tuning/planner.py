@@ -47,6 +47,7 @@ class Limits(NamedTuple):
         chunksize: Calls in every chunk, >= 1; None means adaptive.
         target_chunk_duration: Seconds that a chunk should take, > 0.
         max_memory: Bytes for all workers together; None means 80 % of what is available.
+        most_at_once: As many workers as the system of workers holds.
     """
 
     min_workers: int = 1
@@ -54,6 +55,7 @@ class Limits(NamedTuple):
     chunksize: int | None = None
     target_chunk_duration: float = 0.2
     max_memory: int | None = None
+    most_at_once: int = MOST_AT_ONCE
 
 
 class Forecast(NamedTuple):
@@ -428,6 +430,7 @@ class Tuner:
                 max_memory=self._max_memory,
                 worker_bytes=self._growth,
                 fork_s=fork_s,
+                most_at_once=self.limits.most_at_once,
             )
         return known
 

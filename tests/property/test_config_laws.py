@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ CONFIGS = st.builds(
     st.sampled_from(["process", "thread", "serial"]),
     st.floats(0, allow_nan=False, allow_infinity=False),
     TEXT,
-    st.none() | st.integers(0),
+    st.none() | st.integers(0, sys.maxsize),
     st.none() | st.floats(0, allow_nan=False, allow_infinity=False),
     TEXT,
     st.just(describe_system()),

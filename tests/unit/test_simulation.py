@@ -47,7 +47,8 @@ def run(kind, workers) -> Result:
     """Simulate once for all the tests that look at it."""
     cores = -(-workers // 4) if kind == "waiting" else workers
     prices = CLUSTER if workers >= LARGE else Prices()
-    return simulate(make_workload(kind, workers), cores=cores, limits=Limits(max_workers=workers), prices=prices)
+    limits = Limits(max_workers=workers, most_at_once=max(SCALES))
+    return simulate(make_workload(kind, workers), cores=cores, limits=limits, prices=prices)
 
 
 @pytest.mark.parametrize("workers", BY_SCALE)
