@@ -194,18 +194,21 @@ def test_interrupts_while_a_call_is_taken_from_the_queue():
 
 @pytest.mark.parametrize("is_forked", [True, False], ids=["forked", "clean"])
 def test_interrupts_while_all_is_started(monkeypatch, is_forked):
-    """Ctrl-C waits until processes and thread are there; so the executor knows of all, goes on and ends."""
+    """Ctrl-C waits until processes and thread are there; so the executor knows of all, goes on and ends.
+
+    The initializer makes it start a clean zygote in the caller's thread, too.
+    """
     monkeypatch.setattr(zygote, "may_fork", lambda: is_forked)
 
     def submit_first():
-        with AdaptiveExecutor(max_workers=1) as executor:
+        with AdaptiveExecutor(max_workers=1, initializer=int) as executor:
             executor.submit(payloads.square, 1)
 
     starting = (zygote.__file__, reactor.__file__)
     points = [point for point in points_of(submit_first) if point[0][0] in starting]
     assert len(points) > 20
     for point in points:
-        with AdaptiveExecutor(max_workers=1) as executor:
+        with AdaptiveExecutor(max_workers=1, initializer=int) as executor:
             interrupt_at(lambda: executor.submit(payloads.square, 2), point)
             assert executor.submit(payloads.square, 3).result(LIMIT_S) == 9, point
             in_time(executor.shutdown)
