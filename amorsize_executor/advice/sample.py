@@ -6,7 +6,6 @@ import contextvars
 import cProfile
 import pickle
 import pstats
-import resource
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from amorsize_executor.engine.helper import queued_since_last_s
 from amorsize_executor.records import Lane, Measurement
 from amorsize_executor.wire.codec import Codec
 from amorsize_executor.wire.functions import travelling
-from amorsize_executor.worker.recorder import peak_bytes, resident_bytes
+from amorsize_executor.worker.recorder import cpu_seconds, peak_bytes, resident_bytes
 
 LONGEST_S = 0.25
 """No more calls are sampled after this time: what comes then, workers may run side by side."""
@@ -134,14 +133,14 @@ class _Run:
     ) -> None:
         context = contextvars.copy_context()  # as for calls that a waiting caller runs: what they set does not stay
         queued_since_last_s()
-        cpu, began = processor_s(), time.perf_counter()
+        cpu, began = cpu_seconds(), time.perf_counter()
         try:
             value = context.run(func, item) if profiler is None else context.run(profiler.runcall, func, item)
             self.outcome = Outcome(value)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a call's own error is its outcome
             self.outcome = Outcome(error=error.with_traceback(error.__traceback__ and error.__traceback__.tb_next))
         self.wall_s = max(time.perf_counter() - began - overhead_s, _LEAST_CALL_S)
-        self.cpu_s = processor_s() - cpu
+        self.cpu_s = cpu_seconds() - cpu
         if self.wall_s < _LEAST_TELLING_S:
             self.cpu_s = self.wall_s
         waiting_s = max(0.0, self.wall_s - self.cpu_s)
@@ -186,12 +185,6 @@ def leave_out_warm_up(runs: list[tuple[int, _Run]]) -> list[tuple[int, _Run]]:
         return runs
     longest_s = max(run.wall_s for _, run in runs[1:])
     return runs[1:] if runs[0][1].wall_s > _WARM_UP * longest_s else runs
-
-
-def processor_s() -> float:
-    """Return the processor seconds of this process and of the children that it waited for."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def try_pickling(item: Any, codec: Codec) -> Travel:

@@ -197,6 +197,8 @@ class PipeLink:
         self._reactor.watch(self._connection.fileno(), self._ready)
 
     def _send_some(self) -> int:
+        if not hasattr(self._connection, "sendmsg"):  # Windows, where no descriptors are passed either
+            return self._connection.send(self._out[0])
         if not self._passing:
             return self._connection.sendmsg(list(islice(self._out, _PIECES)))
         head, descriptors = self._passing[0]

@@ -62,7 +62,8 @@ def _note_fork() -> None:
     _pid = os.getpid()
 
 
-os.register_at_fork(after_in_child=_note_fork)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
 
 # Before the interpreter joins its threads, as concurrent.futures has it; there is no public way.
 threading._register_atexit(_finish_all)  # type: ignore[attr-defined]  # noqa: SLF001

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import resource
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -23,6 +23,9 @@ from amorsize_executor.wire.reach import is_exactly
 from amorsize_executor.wire.segments import Placed, SegmentPool
 from amorsize_executor.wire.tracebacks import encode_error
 from amorsize_executor.worker.run_chunk import FRAMES_OF_OURS
+
+if sys.platform != "win32":
+    import resource
 
 VALUE, ERROR, UNREADABLE = 0, 1, 2
 """How a call ended: well, with an exception, or not at all, because its arguments did not unpickle."""
@@ -260,7 +263,9 @@ class Meter:
 
 
 def cpu_seconds() -> float:
-    """Return this process's processor seconds, with those of reaped children."""
+    """Return this process's processor seconds, with those of reaped children where the system counts them."""
+    if sys.platform == "win32":
+        return time.process_time()
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
@@ -298,5 +303,8 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """Return the most resident memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Return the most resident memory that this process has had; 0 where it cannot be told cheaply."""
+    if sys.platform == "win32":
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -627,6 +627,28 @@ def test_a_failing_initializer_is_reported_once():
 
 # --- What is imported and started -----------------------------------------------------------------------------
 
+ELSEWHERE = """
+import os, pkgutil, sys
+import concurrent.futures.process, loky, psutil, random  # these look after themselves
+sys.platform = "win32"
+for name in ("register_at_fork", "memfd_create", "eventfd", "pidfd_open", "fork", "sysconf", "sched_getaffinity"):
+    if hasattr(os, name):
+        delattr(os, name)
+sys.modules.update(dict.fromkeys(("fcntl", "resource", "pwd", "grp")))
+import amorsize_executor
+names = [module.name for module in pkgutil.walk_packages(amorsize_executor.__path__, "amorsize_executor.")]
+for name in names:
+    if not name.endswith(("zygote", "__main__")):
+        __import__(name)
+print(len(names))
+"""
+
+
+def test_everything_is_imported_where_there_is_no_unix():
+    """What only some systems have is asked for where it is used."""
+    assert int(lines_of(run("-c", ELSEWHERE))[0]) > 50
+
+
 HEAVY = ("loky", "dataclasses", "inspect", "cloudpickle", "psutil", "tblib", "numpy", "asyncio", "sqlite3")
 
 

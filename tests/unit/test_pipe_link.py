@@ -180,3 +180,18 @@ def test_trimming_waits_for_quiet(link, hub, far_end):
     hub.later.pop()()
     assert (len(link._pool), len(hub.later)) == (0, 0)
     assert pipe_link.TRIM_S >= 1
+
+
+class PlainSocket:
+    """A socket as Windows has it."""
+
+    def __init__(self, connection):
+        self.fileno, self.send, self.close = connection.fileno, connection.send, connection.close
+
+
+def test_a_socket_that_takes_one_buffer_at_a_time(link, far_end):
+    """All pieces leave in their order."""
+    link._connection = PlainSocket(link._connection)
+    for number in range(20):
+        link._write(framing.frame(framing.CALLS, (number, []), [bytes(40_000)]))
+    assert [number for number, _content in read(link, far_end[1], 1 << 20)] == list(range(20))
