@@ -194,6 +194,7 @@ class ZygoteSpawner:
             tracker(),
             [],
         )
+        ours.setblocking(True)  # noqa: FBT003 - whatever socket.setdefaulttimeout says
         with contextlib.suppress(OSError):  # it was killed at once: its pidfd tells
             for piece in framing.frame(framing.READY, meta, [payload]):
                 ours.sendall(piece)

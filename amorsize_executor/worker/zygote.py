@@ -106,6 +106,7 @@ def _leave_interrupts_to_the_parent() -> None:
 
 class _Zygote:
     def __init__(self, control: socket.socket, ancestry: Ancestry) -> None:
+        control.setblocking(True)  # noqa: FBT003 - whatever socket.setdefaulttimeout says
         self._control = control
         self._ancestry = ancestry
         self._poll = select.poll()
@@ -260,6 +261,7 @@ def main(control_descriptor: int) -> NoReturn:
     """Start clean: the first frame on the control socket says what a fork would have inherited."""
     _leave_interrupts_to_the_parent()
     control = socket.socket(fileno=control_descriptor)
+    control.setblocking(True)  # noqa: FBT003 - whatever socket.setdefaulttimeout says in the parent
     from amorsize_executor.worker.main import frames_from  # noqa: PLC0415
 
     _kind, (parent_pid, path, argv, authkey, depth, board, tracker, preload), blobs = next(

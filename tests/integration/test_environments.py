@@ -625,6 +625,26 @@ def test_a_failing_initializer_is_reported_once():
     assert "exited with status" not in done.stderr
 
 
+@pytest.mark.parametrize("way", ["fork", "clean", "zygote"])
+def test_a_default_timeout_of_sockets(way):
+    """A program's ``socket.setdefaulttimeout`` is for its own sockets: workers wait for work as long as it takes."""
+    code = """
+        import socket, threading, time
+        socket.setdefaulttimeout(0.05)
+        from amorsize_executor import AdaptiveExecutor
+        if {is_clean}:
+            threading.Thread(target=time.sleep, args=(2,), daemon=True).start()
+        with AdaptiveExecutor(max_workers=1, isolate=True, initializer=len, initargs=(b"x" * {size},)) as executor:
+            for number in (1, 2):
+                print(executor.submit(pow, number, 2).result())
+                time.sleep(0.2)  # longer than the timeout
+            print(executor.stats()["workers_started"])
+    """
+    code = code.format(is_clean=way == "clean", size=1_000_000)
+    done = run("-c", textwrap.dedent(code), AMORSIZE_WITHOUT="zygote" if way == "zygote" else "")
+    assert lines_of(done) == ["1", "4", "1"]
+
+
 # --- What is imported and started -----------------------------------------------------------------------------
 
 ELSEWHERE = """
