@@ -23,6 +23,7 @@ from amorsize_executor.wire import framing
 from amorsize_executor.wire.codec import Codec
 from amorsize_executor.wire.main_module import MainSnapshot
 from amorsize_executor.worker.control_word import SLOTS, ControlBoard
+from amorsize_executor.worker.main import flush_stdio
 from amorsize_executor.worker.zygote import REAPED, REFUSED, SPAWN, TWIN, Ancestry, become_zygote
 
 _TWIN_AFTER_S = 0.1  # an executor that has ended by then was spared a process
@@ -137,9 +138,7 @@ class ZygoteSpawner:
         return self._fork()
 
     def _fork(self) -> _Zygote:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None and not stream.closed:
-                stream.flush()
+        flush_stdio()
         snapshot = MainSnapshot()
         ours, theirs = socket.socketpair()
         parent_pidfd = os.pidfd_open(os.getpid())

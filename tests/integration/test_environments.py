@@ -625,6 +625,24 @@ def test_a_failing_initializer_is_reported_once():
     assert "exited with status" not in done.stderr
 
 
+@pytest.mark.parametrize("flush", ["", "def flush(self): raise OSError"], ids=["without flush", "full"])
+def test_a_stdout_of_the_programs_own(flush):
+    """It needs no more than ``print`` does, and one that cannot be flushed is none of our business."""
+    code = f"""
+        import sys
+        class Tee:
+            def write(self, text):
+                sys.__stdout__.write(text)
+            {flush or "pass"}
+        sys.stdout = Tee()
+        from amorsize_executor import AdaptiveExecutor
+        with AdaptiveExecutor(max_workers=1, isolate=True) as executor:
+            print(executor.submit(pow, 2, 2).result())
+        sys.stdout = sys.__stdout__
+    """
+    assert lines_of(run("-c", textwrap.dedent(code))) == ["4"]
+
+
 @pytest.mark.parametrize("way", ["fork", "clean", "zygote"])
 def test_a_default_timeout_of_sockets(way):
     """A program's ``socket.setdefaulttimeout`` is for its own sockets: workers wait for work as long as it takes."""
