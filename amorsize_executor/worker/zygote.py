@@ -117,6 +117,7 @@ class _Zygote:
 
     def serve(self) -> None:
         """Fork on command and reap, until the parent hangs up or is gone."""
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where the parent ignores it, nobody could be reaped
         while True:
             for descriptor, _event in self._poll.poll():
                 if descriptor == self._control.fileno():

@@ -643,6 +643,27 @@ def test_a_stdout_of_the_programs_own(flush):
     assert lines_of(run("-c", textwrap.dedent(code))) == ["4"]
 
 
+@pytest.mark.parametrize("is_clean", [False, True])
+def test_a_program_that_ignores_the_end_of_children(is_clean):
+    """Workers that end take nobody with them, and it is known how they ended."""
+    code = f"""
+        import os, signal, threading, time
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        from amorsize_executor import AdaptiveExecutor
+        if {is_clean}:
+            threading.Thread(target=time.sleep, args=(2,), daemon=True).start()
+        with AdaptiveExecutor(max_workers=1, max_tasks_per_child=1) as executor:
+            print([executor.submit(pow, number, 2).result() for number in range(3)])
+            print(executor.submit(os._exit, 3).exception())
+            print(executor.stats()["workers_started"])
+    """
+    done = run("-c", textwrap.dedent(code))
+    values, died, started = done.stdout.splitlines()
+    assert (values, started) == ("[0, 1, 4]", "5")
+    assert "exited with status 3" in died
+    assert "zygote" not in done.stderr
+
+
 @pytest.mark.parametrize("way", ["fork", "clean", "zygote"])
 def test_a_default_timeout_of_sockets(way):
     """A program's ``socket.setdefaulttimeout`` is for its own sockets: workers wait for work as long as it takes."""
