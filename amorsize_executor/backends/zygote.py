@@ -20,6 +20,7 @@ from amorsize_executor import events as ev
 from amorsize_executor.backends.base import Reactor, WorkerEvents
 from amorsize_executor.backends.pipe_link import PipeLink, send_signal
 from amorsize_executor.wire import framing
+from amorsize_executor.wire.buffers import NO_SIGNAL, send_message
 from amorsize_executor.wire.codec import Codec
 from amorsize_executor.wire.main_module import MainSnapshot
 from amorsize_executor.worker.control_word import SLOTS, ControlBoard
@@ -196,7 +197,7 @@ class ZygoteSpawner:
         ours.setblocking(True)  # noqa: FBT003 - whatever socket.setdefaulttimeout says
         with contextlib.suppress(OSError):  # it was killed at once: its pidfd tells
             for piece in framing.frame(framing.READY, meta, [payload]):
-                ours.sendall(piece)
+                ours.sendall(piece, NO_SIGNAL)
         self.codec = Codec(None, into_worker=True)
         self.how = "started clean, because this process has threads or a large heap"
         return _Zygote(ours, popen.pid, os.pidfd_open(popen.pid), popen=popen, is_child=True)
@@ -243,7 +244,7 @@ class ZygoteSpawner:
         while orders:
             message, endpoint = orders[0]
             try:
-                socket.send_fds(control, [message], [endpoint.fileno()])
+                send_message(control, [message], [endpoint.fileno()])
             except BlockingIOError:
                 break
             except OSError:  # it is gone: its pidfd tells, and the worker is found missing then

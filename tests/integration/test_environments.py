@@ -664,6 +664,23 @@ def test_a_program_that_ignores_the_end_of_children(is_clean):
     assert "zygote" not in done.stderr
 
 
+def test_a_program_that_sigpipe_ends():
+    """It asked for its end where nobody reads its output, and not where a worker has died."""
+    code = """
+        import signal, socket
+        from amorsize_executor.wire.buffers import send_message
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        try:
+            send_message(ours, [b"x"])
+        except BrokenPipeError:
+            print("goes on")
+        ours.close()
+    """
+    assert lines_of(run("-c", textwrap.dedent(code))) == ["goes on"]
+
+
 @pytest.mark.parametrize("way", ["fork", "clean", "zygote"])
 def test_a_default_timeout_of_sockets(way):
     """A program's ``socket.setdefaulttimeout`` is for its own sockets: workers wait for work as long as it takes."""

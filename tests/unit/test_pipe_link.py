@@ -136,7 +136,7 @@ def test_too_many_descriptors_on_their_way(link, hub, far_end, monkeypatch):
     def refuse(*_args):
         raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
 
-    monkeypatch.setattr(socket, "send_fds", refuse)
+    monkeypatch.setattr(buffers, "send_message", refuse)
     write(link, 3, is_large=True)
     assert hub.later == [link._drain]
     monkeypatch.undo()
@@ -149,14 +149,14 @@ def test_a_worker_waits_until_descriptors_can_go(monkeypatch):
     ours, theirs = socket.socketpair()
     descriptor = os.memfd_create("amorsize-buffer")
     refusals = iter([OSError(errno.ETOOMANYREFS, "")] * 2)
-    original = socket.send_fds
+    original = buffers.send_message
 
     def send(*args):
         for error in refusals:
             raise error
         return original(*args)
 
-    monkeypatch.setattr(socket, "send_fds", send)
+    monkeypatch.setattr(buffers, "send_message", send)
     monkeypatch.setattr(buffers, "RETRY_S", 0)
     buffers.send_all(ours, [b"head", b"rest"], [descriptor])
     data, descriptors, _flags, _address = socket.recv_fds(theirs, 100, 5)
