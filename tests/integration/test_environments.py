@@ -664,6 +664,21 @@ def test_a_program_that_ignores_the_end_of_children(is_clean):
     assert "zygote" not in done.stderr
 
 
+@pytest.mark.parametrize("reason", ["ENOSYS", "EPERM"])
+def test_a_kernel_that_is_older_than_the_interpreter(reason):
+    """What it does not know, or a sandbox does not allow, is done without."""
+    code = f"""
+        import errno, os
+        def refuse(*_args):
+            raise OSError(errno.{reason}, "not here")
+        os.pidfd_open = os.memfd_create = refuse
+        from amorsize_executor import AdaptiveExecutor
+        with AdaptiveExecutor(max_workers=1, isolate=True) as executor:
+            print(executor.submit(pow, 2, 2).result())
+    """
+    assert lines_of(run("-c", textwrap.dedent(code))) == ["4"]
+
+
 def test_a_program_that_sigpipe_ends():
     """It asked for its end where nobody reads its output, and not where a worker has died."""
     code = """
