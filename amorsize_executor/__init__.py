@@ -227,8 +227,11 @@ _HOMES = {
 
 
 if not hasattr(sys, "_amorsize_zygote"):
-    from amorsize_executor.backends import process, zygote  # noqa: F401
+    from amorsize_executor.backends import process  # noqa: F401
     from amorsize_executor.executor import AdaptiveExecutor
+
+    if sys.platform == "linux":
+        from amorsize_executor.backends import zygote  # noqa: F401
 
 
 def __getattr__(name: str) -> Any:

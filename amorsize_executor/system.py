@@ -6,8 +6,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from collections.abc import Callable
+from functools import cache
 
 
 def has(feature: str) -> bool:
@@ -15,7 +18,26 @@ def has(feature: str) -> bool:
     if feature in os.environ.get("AMORSIZE_WITHOUT", "").split(","):
         return False
     if feature == "memfd":
-        return hasattr(os, "memfd_create")
+        return _has_memfd()
     if feature == "pidfd":
-        return hasattr(os, "pidfd_open")
+        return _has_pidfd()
     return sys.platform == "linux" and has("pidfd")
+
+
+@cache
+def _has_memfd() -> bool:
+    return hasattr(os, "memfd_create") and _works(lambda: os.memfd_create("amorsize-probe"))
+
+
+@cache
+def _has_pidfd() -> bool:
+    return hasattr(os, "pidfd_open") and _works(lambda: os.pidfd_open(os.getpid()))
+
+
+def _works(open_one: Callable[[], int]) -> bool:
+    """Tell whether the kernel knows a call and lets us: an interpreter may be newer than it, a sandbox stricter."""
+    try:
+        os.close(open_one())
+    except OSError as error:
+        return error.errno not in (errno.ENOSYS, errno.EPERM)
+    return True

@@ -197,12 +197,14 @@ class PipeLink:
         self._reactor.watch(self._connection.fileno(), self._ready)
 
     def _send_some(self) -> int:
+        if not hasattr(self._connection, "sendmsg"):  # Windows, where no descriptors are passed either
+            return self._connection.send(self._out[0], buffers.NO_SIGNAL)
         if not self._passing:
-            return self._connection.sendmsg(list(islice(self._out, _PIECES)))
+            return buffers.send_message(self._connection, list(islice(self._out, _PIECES)))
         head, descriptors = self._passing[0]
         before = list(takewhile(lambda piece: piece is not head, islice(self._out, _PIECES)))
         if before:
-            return self._connection.sendmsg(before)
+            return buffers.send_message(self._connection, before)
         sent = buffers.pass_descriptors(self._connection, head, descriptors)
         self._passing.popleft()
         return sent

@@ -20,9 +20,11 @@ from amorsize_executor import events as ev
 from amorsize_executor.backends.base import Reactor, WorkerEvents
 from amorsize_executor.backends.pipe_link import PipeLink, send_signal
 from amorsize_executor.wire import framing
+from amorsize_executor.wire.buffers import NO_SIGNAL, send_message
 from amorsize_executor.wire.codec import Codec
 from amorsize_executor.wire.main_module import MainSnapshot
 from amorsize_executor.worker.control_word import SLOTS, ControlBoard
+from amorsize_executor.worker.main import flush_stdio
 from amorsize_executor.worker.zygote import REAPED, REFUSED, SPAWN, TWIN, Ancestry, become_zygote
 
 _TWIN_AFTER_S = 0.1  # an executor that has ended by then was spared a process
@@ -146,9 +148,7 @@ class ZygoteSpawner:
         return self._fork()
 
     def _fork(self) -> _Zygote:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None and not stream.closed:
-                stream.flush()
+        flush_stdio()
         snapshot = MainSnapshot()
         ours, theirs = socket.socketpair()
         parent_pidfd = os.pidfd_open(os.getpid())
@@ -203,9 +203,10 @@ class ZygoteSpawner:
             tracker(),
             [],
         )
+        ours.setblocking(True)  # noqa: FBT003 - whatever socket.setdefaulttimeout says
         with contextlib.suppress(OSError):  # it was killed at once: its pidfd tells
             for piece in framing.frame(framing.READY, meta, [payload]):
-                ours.sendall(piece)
+                ours.sendall(piece, NO_SIGNAL)
         if self._zygote is not None:  # which this one replaces, and which may have been forked
             self.codec = Codec(None, into_worker=True)
         self.how = "started clean, because this process has threads or a large heap"
@@ -254,7 +255,7 @@ class ZygoteSpawner:
         while orders:
             message, endpoint = orders[0]
             try:
-                socket.send_fds(control, [message], [endpoint.fileno()])
+                send_message(control, [message], [endpoint.fileno()])
             except BlockingIOError:
                 break
             except OSError:  # it is gone: its pidfd tells, and the worker is found missing then

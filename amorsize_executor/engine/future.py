@@ -6,7 +6,7 @@ import threading
 from _thread import RLock
 from collections import deque
 from concurrent.futures import Future
-from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, PENDING, RUNNING
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from amorsize_executor.wire.functions import FULL, Function
@@ -117,8 +117,10 @@ class CallFuture(Future):  # type: ignore[type-arg]
         self._span = span
 
     def deliver(self, position: int, values: list[Any], errors: dict[int, BaseException]) -> None:  # noqa: ARG002
-        """Resolve the future."""
+        """Resolve the future; a caller that was interrupted in a callback has done so."""
         self._span = None
+        if self._state == FINISHED:
+            return
         if errors:
             self.set_exception(errors[0])
         else:

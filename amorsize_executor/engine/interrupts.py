@@ -11,16 +11,22 @@ from typing import Any
 
 @contextlib.contextmanager
 def interrupts_waiting() -> Iterator[None]:
-    """Let Ctrl-C wait for the end of the block. In other threads than the main one it never comes."""
+    """Let Ctrl-C wait for the end of the block; a second one does not. It comes in the main thread only."""
     before = signal.getsignal(signal.SIGINT)
     if not callable(before) or threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[Any] = []
-    signal.signal(signal.SIGINT, lambda *details: came.append(details))
+
+    def note(*details: Any) -> None:
+        came.append(details)
+        if len(came) > 1:
+            before(*details)
+
+    signal.signal(signal.SIGINT, note)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-        if came:
+        if len(came) == 1:
             before(*came[0])

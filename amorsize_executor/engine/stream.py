@@ -125,8 +125,8 @@ class Stream:
         span = Span(self, self.asked, items)
         while self.spans and not len(self.spans[0]):
             self.spans.popleft()
-        self.spans.append(span)
         self.engine.enqueue(span)
+        self.spans.append(span)  # now that it was not refused: what is here, the helping caller runs
         self.asked += len(items)
 
     def has_ready(self) -> bool:

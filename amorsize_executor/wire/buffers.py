@@ -11,6 +11,7 @@ import os
 import pickle
 import socket
 import time
+from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from amorsize_executor.wire.segments import Placed, SegmentPool
 
 Layout = tuple[int | None, ...]
 RETRY_S = 0.01
+NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
 
 class Aside(NamedTuple):
@@ -100,13 +102,23 @@ def placed_bytes(placed: Sequence[Placed]) -> int:
     return sum(each[1] for each in placed)
 
 
+def send_message(connection: socket.socket, pieces: Sequence[Bytes], descriptors: Sequence[int] = ()) -> int:
+    """Send what is taken of the pieces, descriptors with the first byte; return how many bytes.
+
+    Raises:
+        OSError: Nothing was sent. Where the other side is gone, also if the program wants to be ended by SIGPIPE.
+    """
+    beside = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
+    return connection.sendmsg(pieces, beside, NO_SIGNAL)  # send_fds ignores its flags
+
+
 def pass_descriptors(connection: socket.socket, head: Bytes, descriptors: list[int]) -> int:
     """Send what is taken of ``head`` together with descriptors, which are closed then; return how many bytes.
 
     Raises:
         BlockingIOError: Nothing was sent, and nothing closed; so with any other ``OSError``.
     """
-    sent = socket.send_fds(connection, [head], descriptors)
+    sent = send_message(connection, [head], descriptors)
     while descriptors:
         os.close(descriptors.pop())
     return sent

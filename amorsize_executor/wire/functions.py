@@ -60,6 +60,7 @@ class Function:
         "_codec",
         "_has_state",
         "_image",
+        "_is_snapshot",
         "_leaves_no_trace",
         "_leaves_no_trace_on_arrays",
         "callable",
@@ -83,6 +84,7 @@ class Function:
         self.weight = weigh(self.callable) if image is None else len(image)
         self._image = image
         self._codec = codec
+        self._is_snapshot = image is not None
         self._has_state: bool | None = None
         self._binds: tuple[str, ...] | None = None
         self._leaves_no_trace: bool | None = None
@@ -115,11 +117,17 @@ class Function:
     def image(self, codec: Codec) -> bytes:
         """Return the pickled callable; pickled at the first time of asking. Raises what pickling raises.
 
-        An image is good for workers of one ancestry: others may not know what it leaves out.
+        An image is good for workers of one ancestry: others may not know what it leaves out. A snapshot is pickled for
+        them as it was, whatever has become of the callable.
         """
         if self._image is None or self._codec is not codec:
-            self._image, self._codec = codec.dumps(travelling(self.given, codec)), codec
+            self._image, self._codec = self._pickled(codec), codec
         return self._image
+
+    def _pickled(self, codec: Codec) -> bytes:
+        if self._is_snapshot and self._codec is not None:
+            return codec.dumps(self._codec.loads(self._image))
+        return codec.dumps(travelling(self.given, codec))
 
     @property
     def snapshot(self) -> bytes | None:

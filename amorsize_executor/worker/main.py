@@ -41,7 +41,7 @@ def work(
     """Serve one parent until it says EXIT or hangs up.
 
     Args:
-        connection: A blocking stream socket.
+        connection: A stream socket.
         line: The control line.
         snapshot: The ``__main__`` that this process was forked with, or None.
         initializer: Called once before anything else; its failure is reported and ends the worker.
@@ -50,6 +50,7 @@ def work(
     """
     global depth  # noqa: PLW0603
     depth = parent_depth + 1
+    connection.setblocking(True)  # noqa: FBT003 - whatever socket.setdefaulttimeout says
     signal.signal(signal.SIGINT, _ignore_interrupt)
     settle_in(snapshot)
     codec = Codec(snapshot, into_worker=False)

@@ -15,7 +15,6 @@ import threading
 import time
 from array import array
 from collections.abc import Sequence
-from importlib import import_module
 from operator import mul
 from typing import Any
 
@@ -29,9 +28,8 @@ from amorsize_executor.worker.run_chunk import FRAMES_OF_OURS
 
 NUMBERS = PLAIN - {str, bytes}
 
-resource: Any = None  # Windows has no such module
-with contextlib.suppress(ImportError):
-    resource = import_module("resource")
+if sys.platform != "win32":
+    import resource
 
 VALUE, ERROR, UNREADABLE = 0, 1, 2
 """How a call ended: well, with an exception, or not at all, because its arguments did not unpickle."""
@@ -281,8 +279,8 @@ class Meter:
 
 
 def cpu_seconds() -> float:
-    """Return this process's processor seconds, with those of reaped children where the system tells them."""
-    if resource is None:
+    """Return this process's processor seconds, with those of reaped children where the system counts them."""
+    if sys.platform == "win32":
         return time.process_time()
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + float(children.ru_utime + children.ru_stime)
@@ -321,7 +319,8 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """Return the most resident memory that this process has had; 0 where the system does not tell."""
-    if resource is None:
+    """Return the most resident memory that this process has had; 0 where it cannot be told cheaply."""
+    if sys.platform == "win32":
         return 0
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -108,6 +108,7 @@ def _leave_interrupts_to_the_parent() -> None:
 
 class _Zygote:
     def __init__(self, control: socket.socket, ancestry: Ancestry) -> None:
+        control.setblocking(True)  # noqa: FBT003 - whatever socket.setdefaulttimeout says
         self._control = control
         self._ancestry = ancestry
         self._poll = select.poll()
@@ -118,6 +119,7 @@ class _Zygote:
 
     def serve(self) -> None:
         """Fork on command and reap, until the parent hangs up or is gone."""
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where the parent ignores it, nobody could be reaped
         while True:
             for descriptor, _event in self._poll.poll():
                 if descriptor == self._control.fileno():
@@ -262,6 +264,7 @@ def main(control_descriptor: int) -> NoReturn:
     """Start clean: the first frame on the control socket says what a fork would have inherited."""
     _leave_interrupts_to_the_parent()
     control = socket.socket(fileno=control_descriptor)
+    control.setblocking(True)  # noqa: FBT003 - whatever socket.setdefaulttimeout says in the parent
     from amorsize_executor.worker.main import frames_from  # noqa: PLC0415
 
     _kind, (parent_pid, path, argv, authkey, depth, board, tracker, preload), blobs = next(

@@ -598,3 +598,19 @@ def test_an_iterator_that_ends_lets_go_of_its_executor(mode, end):
         assert executor() is None
     finally:
         gc.enable()
+
+
+def test_calls_that_are_refused_are_not_left_to_the_caller(executor, monkeypatch):
+    """What an executor that ends does not take any more, nobody runs."""
+    executor.submit(payloads.square, 1).result()
+    results = executor.imap(payloads.square, range(100), buffersize=4)
+    assert next(results) == 0
+
+    def refuse(_span):
+        message = "after shutdown"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(executor._engine, "enqueue", refuse)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        list(results)
+    assert sum(map(len, results._stream.spans)) == 0

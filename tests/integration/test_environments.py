@@ -731,7 +731,120 @@ def test_a_failing_initializer_is_reported_once():
     assert "exited with status" not in done.stderr
 
 
+@pytest.mark.parametrize("flush", ["", "def flush(self): raise OSError"], ids=["without flush", "full"])
+def test_a_stdout_of_the_programs_own(flush):
+    """It needs no more than ``print`` does, and one that cannot be flushed is none of our business."""
+    code = f"""
+        import sys
+        class Tee:
+            def write(self, text):
+                sys.__stdout__.write(text)
+            {flush or "pass"}
+        sys.stdout = Tee()
+        from amorsize_executor import AdaptiveExecutor
+        with AdaptiveExecutor(max_workers=1, isolate=True) as executor:
+            print(executor.submit(pow, 2, 2).result())
+        sys.stdout = sys.__stdout__
+    """
+    assert lines_of(run("-c", textwrap.dedent(code))) == ["4"]
+
+
+@pytest.mark.parametrize("is_clean", [False, True])
+def test_a_program_that_ignores_the_end_of_children(is_clean):
+    """Workers that end take nobody with them, and it is known how they ended."""
+    code = f"""
+        import os, signal, threading, time
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        from amorsize_executor import AdaptiveExecutor
+        if {is_clean}:
+            threading.Thread(target=time.sleep, args=(2,), daemon=True).start()
+        with AdaptiveExecutor(max_workers=1, max_tasks_per_child=1) as executor:
+            print([executor.submit(pow, number, 2).result() for number in range(3)])
+            print(executor.submit(os._exit, 3).exception())
+            print(executor.stats()["workers_started"])
+    """
+    done = run("-c", textwrap.dedent(code))
+    values, died, started = done.stdout.splitlines()
+    assert (values, started) == ("[0, 1, 4]", "5")
+    assert "exited with status 3" in died
+    assert "zygote" not in done.stderr
+
+
+@pytest.mark.parametrize("reason", ["ENOSYS", "EPERM"])
+def test_a_kernel_that_is_older_than_the_interpreter(reason):
+    """What it does not know, or a sandbox does not allow, is done without."""
+    code = f"""
+        import errno, os
+        def refuse(*_args):
+            raise OSError(errno.{reason}, "not here")
+        os.pidfd_open = os.memfd_create = refuse
+        from amorsize_executor import AdaptiveExecutor
+        with AdaptiveExecutor(max_workers=1, isolate=True) as executor:
+            print(executor.submit(pow, 2, 2).result())
+    """
+    assert lines_of(run("-c", textwrap.dedent(code))) == ["4"]
+
+
+def test_a_program_that_sigpipe_ends():
+    """It asked for its end where nobody reads its output, and not where a worker has died."""
+    code = """
+        import signal, socket
+        from amorsize_executor.wire.buffers import send_message
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        try:
+            send_message(ours, [b"x"])
+        except BrokenPipeError:
+            print("goes on")
+        ours.close()
+    """
+    assert lines_of(run("-c", textwrap.dedent(code))) == ["goes on"]
+
+
+@pytest.mark.parametrize("way", ["fork", "clean", "zygote"])
+def test_a_default_timeout_of_sockets(way):
+    """A program's ``socket.setdefaulttimeout`` is for its own sockets: workers wait for work as long as it takes."""
+    code = """
+        import socket, threading, time
+        socket.setdefaulttimeout(0.05)
+        from amorsize_executor import AdaptiveExecutor
+        if {is_clean}:
+            threading.Thread(target=time.sleep, args=(2,), daemon=True).start()
+        with AdaptiveExecutor(max_workers=1, isolate=True, initializer=len, initargs=(b"x" * {size},)) as executor:
+            for number in (1, 2):
+                print(executor.submit(pow, number, 2).result())
+                time.sleep(0.2)  # longer than the timeout
+            print(executor.stats()["workers_started"])
+    """
+    code = code.format(is_clean=way == "clean", size=1_000_000)
+    done = run("-c", textwrap.dedent(code), AMORSIZE_WITHOUT="zygote" if way == "zygote" else "")
+    assert lines_of(done) == ["1", "4", "1"]
+
+
 # --- What is imported and started -----------------------------------------------------------------------------
+
+ELSEWHERE = """
+import os, pkgutil, sys
+import concurrent.futures.process, loky, psutil, random  # these look after themselves
+sys.platform = "win32"
+for name in ("register_at_fork", "memfd_create", "eventfd", "pidfd_open", "fork", "sysconf", "sched_getaffinity"):
+    if hasattr(os, name):
+        delattr(os, name)
+sys.modules.update(dict.fromkeys(("fcntl", "resource", "pwd", "grp")))
+import amorsize_executor
+names = [module.name for module in pkgutil.walk_packages(amorsize_executor.__path__, "amorsize_executor.")]
+for name in names:
+    if not name.endswith(("zygote", "__main__")):
+        __import__(name)
+print(len(names))
+"""
+
+
+def test_everything_is_imported_where_there_is_no_unix():
+    """What only some systems have is asked for where it is used."""
+    assert int(lines_of(run("-c", ELSEWHERE))[0]) > 50
+
 
 HEAVY = ("loky", "dataclasses", "inspect", "cloudpickle", "psutil", "tblib", "numpy", "asyncio", "sqlite3")
 

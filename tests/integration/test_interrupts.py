@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import linecache
 import sys
 import threading
@@ -190,6 +191,21 @@ def test_interrupts_while_a_call_is_taken_from_the_queue():
             assert in_time(future.result) == 4, point
             assert executor.submit(payloads.square, 3).result(LIMIT_S) == 9, point
             in_time(executor.shutdown)
+
+
+def test_an_interrupt_in_a_callback(caplog):
+    """Ctrl-C in a callback that runs in the caller's thread is the caller's; the future was resolved already."""
+
+    def interrupted(_future):
+        raise KeyboardInterrupt
+
+    with AdaptiveExecutor(max_workers=1) as executor:
+        future = executor.submit(payloads.square, 2)
+        future.add_done_callback(interrupted)
+        with contextlib.suppress(KeyboardInterrupt):
+            future.result()
+        assert future.result(LIMIT_S) == 4
+    assert "InvalidStateError" not in caplog.text
 
 
 @pytest.mark.parametrize("is_forked", [True, False], ids=["forked", "clean"])

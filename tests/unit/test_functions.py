@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import pickle
+import sys
+import types
 from unittest.mock import Mock
 
 import pytest
@@ -21,6 +24,7 @@ from amorsize_executor.wire.functions import (
     invoker_of,
     measured_under,
 )
+from amorsize_executor.wire.main_module import MainSnapshot
 from tests import payloads
 
 CODEC = Codec(None, into_worker=True)
@@ -152,3 +156,19 @@ def test_measurements_are_kept_under_what_has_a_hash():
     """Whatever a class's own class makes of it."""
     keys = {measured_under(item) for item in (payloads.Unhashable, payloads.square, abs, payloads.Unhashable(1), Mock)}
     assert len(keys) == 4
+
+
+def test_a_snapshot_for_workers_of_other_ancestry(monkeypatch):
+    """What was frozen for one zygote is pickled for the next as it was, not as it is by now."""
+    main = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    exec("class Account:\n    balance = 0\n    def tell(self): return self.balance", main.__dict__)  # noqa: S102 - a class of this module
+    inherited = Codec(MainSnapshot(), into_worker=True)
+    table = FunctionTable(lambda: inherited)
+    account = main.Account()
+    account.balance = 1
+    record = table.register(account.tell, snapshot=True)
+    account.balance = 2
+    assert pickle.loads(record.image(CODEC))() == 1
+    account.balance = 3
+    assert pickle.loads(record.image(Codec(None, into_worker=True)))() == 1

@@ -11,6 +11,7 @@ import pytest
 
 from amorsize_executor import AdaptiveExecutor
 from amorsize_executor.engine import lifetime
+from amorsize_executor.engine.interrupts import interrupts_waiting
 from tests import payloads
 
 
@@ -61,3 +62,20 @@ def test_what_a_child_of_a_fork_lets_go_of_wakes_nobody():
             other.join()
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert list(results) == [number**2 for number in range(1, 200)]
+
+
+def test_an_interrupt_waits_once():
+    """The first Ctrl-C comes at the end of the block, whatever that ends with; who sends another one is in a hurry."""
+    passed = []
+
+    def interrupt(times):
+        with interrupts_waiting():
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+            passed.append(times)
+
+    for times in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            interrupt(times)
+    assert passed == [1]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -136,7 +136,7 @@ def test_too_many_descriptors_on_their_way(link, hub, far_end, monkeypatch):
     def refuse(*_args):
         raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
 
-    monkeypatch.setattr(socket, "send_fds", refuse)
+    monkeypatch.setattr(buffers, "send_message", refuse)
     write(link, 3, is_large=True)
     assert hub.later == [link._drain]
     monkeypatch.undo()
@@ -149,14 +149,14 @@ def test_a_worker_waits_until_descriptors_can_go(monkeypatch):
     ours, theirs = socket.socketpair()
     descriptor = os.memfd_create("amorsize-buffer")
     refusals = iter([OSError(errno.ETOOMANYREFS, "")] * 2)
-    original = socket.send_fds
+    original = buffers.send_message
 
     def send(*args):
         for error in refusals:
             raise error
         return original(*args)
 
-    monkeypatch.setattr(socket, "send_fds", send)
+    monkeypatch.setattr(buffers, "send_message", send)
     monkeypatch.setattr(buffers, "RETRY_S", 0)
     buffers.send_all(ours, [b"head", b"rest"], [descriptor])
     data, descriptors, _flags, _address = socket.recv_fds(theirs, 100, 5)
@@ -180,3 +180,18 @@ def test_trimming_waits_for_quiet(link, hub, far_end):
     hub.later.pop()()
     assert (len(link._pool), len(hub.later)) == (0, 0)
     assert pipe_link.TRIM_S >= 1
+
+
+class PlainSocket:
+    """A socket as Windows has it."""
+
+    def __init__(self, connection):
+        self.fileno, self.send, self.close = connection.fileno, connection.send, connection.close
+
+
+def test_a_socket_that_takes_one_buffer_at_a_time(link, far_end):
+    """All pieces leave in their order."""
+    link._connection = PlainSocket(link._connection)
+    for number in range(20):
+        link._write(framing.frame(framing.CALLS, (number, []), [bytes(40_000)]))
+    assert [number for number, _content in read(link, far_end[1], 1 << 20)] == list(range(20))

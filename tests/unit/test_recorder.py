@@ -6,12 +6,14 @@ import os
 import pickle
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from amorsize_executor.wire import framing
 from amorsize_executor.wire.codec import OUT_OF_BAND_BYTES, Codec
-from amorsize_executor.worker.recorder import MOST_BYTES, PipeRecorder
+from amorsize_executor.worker import recorder as recorder_module
+from amorsize_executor.worker.recorder import MOST_BYTES, PipeRecorder, peak_bytes
 
 NEVER_NS = 1 << 60
 
@@ -134,3 +136,11 @@ def test_no_room_for_a_flushing_thread(recorder, sent, monkeypatch):
 def refuse_to_start(_thread):
     """Do as a system that has no room for another thread."""
     raise RuntimeError
+
+
+@pytest.mark.parametrize(("platform", "unit"), [("linux", 1024), ("darwin", 1)])
+def test_units_of_the_peak(monkeypatch, platform, unit):
+    """The systems count resident memory in units of their own."""
+    monkeypatch.setattr(recorder_module.sys, "platform", platform)
+    monkeypatch.setattr(recorder_module.resource, "getrusage", lambda _who: SimpleNamespace(ru_maxrss=5000))
+    assert peak_bytes() == 5000 * unit
