@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 
@@ -41,3 +43,22 @@ def _works(open_one: Callable[[], int]) -> bool:
     except OSError as error:
         return error.errno not in (errno.ENOSYS, errno.EPERM)
     return True
+
+
+@contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Start a child that no Ctrl-C reaches before it has a handler of its own, and lets it through."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def let_interrupts_through() -> None:
+    """Undo in such a child what its parent had blocked; it has its handler now."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])

@@ -13,6 +13,7 @@ from typing import Any
 from amorsize_executor import events as ev
 from amorsize_executor.backends.base import Reactor, WorkerEvents
 from amorsize_executor.backends.pipe_link import PipeLink
+from amorsize_executor.system import interrupts_blocked
 from amorsize_executor.wire.codec import Codec
 from amorsize_executor.wire.main_module import MainSnapshot
 from amorsize_executor.wire.spawning import Initializer
@@ -88,7 +89,8 @@ class ContextSpawner:
             ),
         )
         try:
-            process.start()
+            with interrupts_blocked():
+                process.start()
         except BaseException:
             link.close()
             self._free_slots.append(slot)

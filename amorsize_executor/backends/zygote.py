@@ -13,12 +13,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from amorsize_executor import events as ev
 from amorsize_executor.backends.base import Reactor, WorkerEvents
 from amorsize_executor.backends.pipe_link import PipeLink, send_signal
+from amorsize_executor.system import interrupts_blocked
 from amorsize_executor.wire import framing
 from amorsize_executor.wire.buffers import NO_SIGNAL, send_message
 from amorsize_executor.wire.codec import Codec
@@ -445,16 +446,6 @@ class ZygoteSpawner:
         self._board.close()
         self._initargs = ()
         then()
-
-
-@contextlib.contextmanager
-def interrupts_blocked() -> Iterator[None]:
-    """Start a child that no Ctrl-C reaches before it has a handler of its own, and lets it through."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def hang_up(control: socket.socket) -> None:

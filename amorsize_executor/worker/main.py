@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from amorsize_executor.system import let_interrupts_through
 from amorsize_executor.wire import framing, main_module
 from amorsize_executor.wire.buffers import bring_back, check_all_came, send_all
 from amorsize_executor.wire.codec import Codec
@@ -52,6 +53,7 @@ def work(
     depth = parent_depth + 1
     connection.setblocking(True)  # noqa: FBT003 - whatever socket.setdefaulttimeout says
     signal.signal(signal.SIGINT, _ignore_interrupt)
+    let_interrupts_through()
     settle_in(snapshot)
     codec = Codec(snapshot, into_worker=False)
 

@@ -15,6 +15,7 @@ import threading
 import time
 from array import array
 from collections.abc import Sequence
+from importlib import import_module
 from operator import mul
 from typing import Any
 
@@ -28,8 +29,9 @@ from amorsize_executor.worker.run_chunk import FRAMES_OF_OURS
 
 NUMBERS = PLAIN - {str, bytes}
 
-if sys.platform != "win32":
-    import resource
+resource: Any = None  # Windows has no such module
+with contextlib.suppress(ImportError):
+    resource = import_module("resource")
 
 VALUE, ERROR, UNREADABLE = 0, 1, 2
 """How a call ended: well, with an exception, or not at all, because its arguments did not unpickle."""
@@ -280,7 +282,7 @@ class Meter:
 
 def cpu_seconds() -> float:
     """Return this process's processor seconds, with those of reaped children where the system counts them."""
-    if sys.platform == "win32":
+    if resource is None:
         return time.process_time()
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + float(children.ru_utime + children.ru_stime)
@@ -320,7 +322,6 @@ def resident_bytes() -> int:
 
 def peak_bytes() -> int:
     """Return the most resident memory that this process has had; 0 where it cannot be told cheaply."""
-    if sys.platform == "win32":
+    if resource is None:
         return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)

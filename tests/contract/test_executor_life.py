@@ -723,3 +723,9 @@ def test_maps_of_a_view(blocked):
     assert list(view.map(payloads.square, range(3), chunksize=2, buffersize=2)) == [0, 1, 4]
     assert list(view.imap(payloads.square, range(3))) == [0, 1, 4]
     assert sorted(view.imap_unordered(payloads.square, range(3))) == [0, 1, 4]
+
+
+@in_other_processes
+def test_no_signal_stays_blocked_in_workers(executor):
+    """Ctrl-C is held back while they start; programs that they start must get theirs."""
+    assert executor.submit(signal.pthread_sigmask, signal.SIG_BLOCK, []).result(timeout=30) == set()
