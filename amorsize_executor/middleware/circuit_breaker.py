@@ -37,6 +37,7 @@ from amorsize_executor.middleware.base import (
 from amorsize_executor.middleware.shared import Shared
 from amorsize_executor.parameters import check_callable, check_choice, check_count, check_seconds, check_types
 from amorsize_executor.wire.decorated import decorate
+from amorsize_executor.wording import describe_error
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -366,7 +367,7 @@ def without_traceback(error: BaseException) -> BaseException:
             setattr(copy, name, state[0][name])
         copy.__dict__.update(error.__dict__)
     except Exception:  # noqa: BLE001 - one that is not made like others: what it says is all that is kept
-        return RuntimeError(f"{type(error).__name__}: {error}")
+        return RuntimeError(describe_error(error))
     return copy
 
 

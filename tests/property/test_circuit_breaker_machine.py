@@ -383,6 +383,36 @@ def test_the_last_exception_says_what_the_error_said(error):
         assert getattr(kept, name, None) == getattr(error, name, None)
 
 
+class MuteError(Exception):
+    """Can be made by nobody else, and its text fails."""
+
+    def __new__(cls, *, code):
+        return super().__new__(cls, code)
+
+    def __init__(self, *, code) -> None:
+        super().__init__()
+        self.code = code
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+def test_an_error_whose_text_fails_counts_like_others():
+    """It reaches the caller as it was, opens the circuit, and as a probe makes room for the next one."""
+
+    def fail():
+        raise MuteError(code=1)
+
+    clock = ManualClock()
+    breaker = CircuitBreaker(CircuitBreakerPolicy(failure_threshold=1), clock=clock)
+    for _ in range(2):  # closed, then half open
+        with pytest.raises(MuteError):
+            breaker.call(fail)
+        assert breaker.state is CircuitState.OPEN
+        assert breaker.last_exception.args == ("MuteError: MuteError",)
+        clock.advance(60)
+
+
 def test_a_probe_that_a_callback_interrupts_gives_its_place_back():
     """Ctrl-C in on_half_open ends the call before it is made; the next one probes."""
 
