@@ -43,16 +43,19 @@ _KNOWN_MAPS = 64  # maps and keys whose function need not be identified again
 
 KIND = JournalKind(
     0x616D6370,  # "amcp"
-    2,
+    3,
     (
-        "CREATE TABLE maps (id INTEGER PRIMARY KEY, place TEXT, function TEXT, parts TEXT, first_at REAL)",
+        """CREATE TABLE maps (
+            id INTEGER PRIMARY KEY, place TEXT, function TEXT, parts TEXT, first_at REAL, checksum TEXT
+        )""",
         """CREATE TABLE results (
             map INTEGER, position INTEGER, digest BLOB, form TEXT, value BLOB, checksum TEXT,
             PRIMARY KEY (map, position)
         )""",
     ),
 )
-_INSERT_MAP = "INSERT OR REPLACE INTO maps VALUES (?, ?, ?, ?, ?)"
+_INSERT_MAP = "INSERT OR REPLACE INTO maps VALUES (?, ?, ?, ?, ?, ?)"
+_FIND_MAP = "SELECT checksum, function, parts FROM maps WHERE id = ?"
 _INSERT_RESULT = "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)"
 _Stored = tuple[bytes, str, bytes, str]  # digest, form, value, checksum
 _FIND_RESULT = "SELECT digest, form, value, checksum FROM results WHERE map = ? AND position = ?"
@@ -227,7 +230,8 @@ class Checkpoint(Middleware):
             entry, found = call.state[self]
             try:
                 form, value = self._encode(outcome.value)
-                self._store(entry, call.position, (found, form, value, checksum(found, value)))
+                total = _seal((entry.number, call.position), found, value)
+                self._store(entry, call.position, (found, form, value, total))
             except Exception as error:  # noqa: BLE001 - a result that cannot be stored is still a result
                 self._warn(entry, f"a result of {entry.text} is not stored: {error}")
         self._forget(call)
@@ -271,7 +275,7 @@ class Checkpoint(Middleware):
         self, entry: _Map, position: int, found: bytes, stored: bytes, form: str, value: bytes, total: str
     ) -> Outcome | None:
         """Return a stored value if it belongs to this very call; None, and a warning, if it cannot be read any more."""
-        if checksum(stored, value) != total:
+        if not _is_sound(total, (entry.number, position), stored, value):
             problem = "is damaged"
         elif stored != found:
             difference = f"the arguments of call {position} are not those whose result is stored"
@@ -316,18 +320,31 @@ class Checkpoint(Middleware):
             return replace(before, function=call.function, difference=difference)
         difference = ""
         may_hold = bool(self._journal.read("SELECT 1 FROM results WHERE map = ? LIMIT 1", (number,)))
-        if may_hold:
-            rows = self._journal.read("SELECT function, parts FROM maps WHERE id = ?", (number,))
-            function, parts = rows[0] if rows else ("an unknown function", "{}")
-            try:
-                difference = _difference(identity, function, json.loads(parts))
-            except ValueError as error:
-                raise StorageError(self._journal.path, f"the entry of {text} is damaged") from error
+        rows = self._journal.read(_FIND_MAP, (number,)) if may_hold else []
+        if rows and _is_sound(rows[0][0], (number, *rows[0][1:])):
+            _total, function, parts = rows[0]
+            difference = _difference(identity, function, json.loads(parts))
         else:
-            row = number, text, identity.name, json.dumps(identity.parts), time.time()
+            if may_hold:  # each result tells by itself whether it is this function's
+                logger.warning("checkpoint %r: the entry of %s is damaged, and is written anew", self.name, text)
+            parts = json.dumps(identity.parts)
+            row = number, text, identity.name, parts, time.time(), _seal((number, identity.name, parts))
             self._journal.append(_INSERT_MAP, row)
         # A key may come back within this run, when the journal has got results by it.
         return _Map(call.function, number, text, identity, is_named, may_hold or is_named, difference)
+
+
+def _seal(place: tuple[object, ...], *content: bytes) -> str:
+    """Return what a row adds up to, with the place where it belongs."""
+    return checksum(repr(place).encode("utf-8"), *content)
+
+
+def _is_sound(total: object, place: tuple[object, ...], *content: bytes) -> bool:
+    """Tell whether a row is what was written, and where it was."""
+    try:
+        return _seal(place, *content) == total
+    except TypeError:  # not even of the type that was written
+        return False
 
 
 def _difference(identity: FunctionIdentity, name: str, parts: dict[str, str]) -> str:

@@ -274,14 +274,48 @@ def test_a_damaged_text_beside_a_result_costs_that_result_at_most(policy, column
         assert run_map(layer, payloads.square, [3])[0] == [9]
 
 
-def test_a_damaged_entry_of_a_map_is_a_clear_error(policy):
-    """What its results came from is not known any more."""
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "parts = '{'",
+        "parts = 3.5",
+        "parts = replace(parts, '0', '1')",
+        "function = NULL",
+        "id = id + 1",
+    ],
+)
+def test_a_damaged_entry_of_a_map_costs_no_result(policy, damage, caplog):
+    """Each result tells by itself what it came from; the entry is written anew."""
+    with opened(policy) as layer:
+        run_map(layer, payloads.square, [3, 4])
+    with closing(sqlite3.connect(policy.checkpoint_dir / "run.sqlite3")) as store, store:
+        store.execute(f"UPDATE maps SET {damage}")  # noqa: S608
+    with opened(policy) as layer:
+        assert run_map(layer, payloads.square, [3, 4]) == ([9, 16], [])
+    assert "the entry of map 0 is damaged" in caplog.text
+    with opened(policy) as layer, pytest.raises(CheckpointMismatchError, match=r"those of tests.payloads:square"):
+        run_map(layer, payloads.identity, [3])
+
+
+def test_behind_a_damaged_entry_of_a_map_results_of_another_function_are_not_given_out(policy):
+    """The entry only says it sooner."""
     with opened(policy) as layer:
         run_map(layer, payloads.square, [3])
     with closing(sqlite3.connect(policy.checkpoint_dir / "run.sqlite3")) as store, store:
         store.execute("UPDATE maps SET parts = '{'")
-    with opened(policy) as layer, pytest.raises(StorageError, match="the entry of map 0 is damaged"):
+    with opened(policy) as layer, pytest.raises(CheckpointMismatchError, match="call 0"):
+        run_map(layer, payloads.identity, [3])
+
+
+@pytest.mark.parametrize("damage", ["value = 'text'", "value = NULL", "digest = NULL", "position = 1 - position"])
+def test_a_result_of_another_type_or_place_is_computed_again(policy, damage):
+    """Damage of a database may be anywhere in it."""
+    with opened(policy) as layer:
         run_map(layer, payloads.square, [3])
+    with closing(sqlite3.connect(policy.checkpoint_dir / "run.sqlite3")) as store, store:
+        store.execute(f"UPDATE results SET {damage}")  # noqa: S608
+    with opened(policy) as layer:
+        assert run_map(layer, payloads.square, [3, 3]) == ([9, 9], [0, 1])
 
 
 def test_a_result_whose_class_is_gone_is_computed_again_with_a_warning(policy, monkeypatch, caplog):
