@@ -162,7 +162,7 @@ class Checkpoint(Middleware):
         self._journal = open_journal(policy.checkpoint_dir, self.name, commit_every=policy.checkpoint_interval or 1)
         self._maps: OrderedDict[tuple[Any, ...], _Map] = OrderedDict()
         self._fresh: OrderedDict[tuple[int, int], tuple[int, _Stored]] = OrderedDict()  # by key, not committed yet
-        self._running: dict[tuple[int, int], bytes] = {}  # the hashes of calls with a key, by key and position
+        self._running: dict[tuple[int, int], list[bytes]] = {}  # hashes of calls with a key, by key and position
         self._lock = threading.Lock()  # guards what follows, _maps, _fresh and _running
         self._users = 0
         self._refusal: StorageError | None = None
@@ -216,8 +216,11 @@ class Checkpoint(Middleware):
             return Answered(outcome)
         if entry.is_named:
             with self._lock:
-                rival = self._running.setdefault((entry.number, call.position), found)
-            if rival != found:
+                running = self._running.setdefault((entry.number, call.position), [])
+                is_other = bool(running) and running[0] != found
+                if not is_other:
+                    running.append(found)
+            if is_other:
                 difference = f"call {call.position} has another function or arguments than one that runs now"
                 raise CheckpointMismatchError(self.name, entry.text, difference)
         call.state[self] = entry, found
@@ -245,8 +248,11 @@ class Checkpoint(Middleware):
     def _forget(self, call: Call) -> None:
         kept = call.state.pop(self, None)
         if kept is not None and kept[0].is_named:
+            where = kept[0].number, call.position
             with self._lock:
-                self._running.pop((kept[0].number, call.position), None)
+                self._running[where].pop()
+                if not self._running[where]:
+                    del self._running[where]
 
     def _store(self, entry: _Map, position: int, stored: _Stored) -> None:
         number = self._journal.append(_INSERT_RESULT, (entry.number, position, *stored))

@@ -140,8 +140,11 @@ def test_a_key_stands_for_one_call_while_it_runs_too(policy):
                 layer.admit(wrong)
         assert layer.admit(equal) is RUN
         layer.retract(first, "cancelled")
+        with pytest.raises(CheckpointMismatchError, match="than one that runs now"):
+            layer.admit(other)  # the equal one does
         layer.retract(equal, "cancelled")
         assert run_call(layer, other) == (9, True)
+        assert not layer._running
 
 
 def test_results_that_are_committed_are_not_held_in_memory(policy):
