@@ -20,6 +20,7 @@ from amorsize_executor.middleware.base import (
     Outcome,
     Run,
 )
+from amorsize_executor.parameters import check_count
 from amorsize_executor.wire.functions import FULL, ONE
 
 
@@ -169,6 +170,8 @@ class Pipeline:
         """Return how many errors in a row the strictest layer bears; None for any number."""
         try:
             left = [errors for ask in self._errors_left if (errors := ask()) is not None]
+            for errors in left:
+                check_count("errors_left", errors, least=0)
             return min(left, default=None)
         except BaseException:  # noqa: BLE001 - no call is at fault; the layer's author is told
             logger.exception("%r failed to tell how many errors it bears", self.layers)

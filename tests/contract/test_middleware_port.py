@@ -241,6 +241,16 @@ def test_what_other_hooks_raise_is_told_and_ends_nothing(hook, caplog):
     assert "failed to" in caplog.text
 
 
+@pytest.mark.parametrize("answer", ["five", float("nan"), -1])
+def test_errors_left_that_is_no_count_is_told_and_bounds_nothing(answer, caplog):
+    """The executor neither breaks nor waits for ever."""
+    layer = type("Confused", (Middleware,), {"errors_left": lambda _self: answer})()
+    with AdaptiveExecutor(max_workers=2, middleware=[layer]) as executor:
+        assert isinstance(executor.submit(payloads.raise_value_error, "no").exception(timeout=30), ValueError)
+        assert executor.submit(abs, -2).result(timeout=30) == 2
+    assert "errors_left" in caplog.text
+
+
 def test_a_chunk_stops_after_so_many_errors(tmp_path):
     """stop_after_errors bounds what fails in a row in a chunk; the rest is given back and admitted again."""
 
