@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 
 import pytest
 
@@ -249,6 +250,25 @@ def test_errors_left_that_is_no_count_is_told_and_bounds_nothing(answer, caplog)
         assert isinstance(executor.submit(payloads.raise_value_error, "no").exception(timeout=30), ValueError)
         assert executor.submit(abs, -2).result(timeout=30) == 2
     assert "errors_left" in caplog.text
+
+
+def test_layers_that_compare_equal_are_each_opened_and_closed():
+    """A layer may be a dataclass."""
+
+    @dataclass
+    class Equal(Middleware):
+        log: list
+
+        def open(self):
+            self.log.append("open")
+
+        def close(self):
+            self.log.append("close")
+
+    log: list = []
+    with AdaptiveExecutor(max_workers=1, middleware=[Equal(log), Equal(log)]) as executor:
+        assert executor.submit(abs, -2).result(timeout=30) == 2
+    assert log == ["open", "open", "close", "close"]
 
 
 def test_a_chunk_stops_after_so_many_errors(tmp_path):
