@@ -82,7 +82,6 @@ class DeadLetters(Middleware):
             self.queue.add_soon(entry)
             return
         entry.entry_id = _id_of(call.identity)
-        self.queue.remove_soon(entry.entry_id)
         self.queue.add_soon(entry)
         self._ids().add(entry.entry_id)
 

@@ -140,11 +140,12 @@ class DeadLetterQueue:
             self.journal.write(self._statements([entry]))
 
     def add_soon(self, entry: DLQEntry) -> None:
-        """Keep an entry that is in the store within a second. Never blocks; the queue is open."""
+        """Keep an entry, instead of one with its id. It is stored within a second. Never blocks; the queue is open."""
+        with self._lock:
+            self._entries.pop(entry.entry_id, None)
         self._keep([entry])
         if self.policy.auto_persist:
-            for statement in self._statements([entry]):
-                self.journal.append(*statement)
+            self.journal.append_together([(_DELETE, (entry.entry_id,)), *self._statements([entry])])
 
     def remove_soon(self, entry_id: str) -> None:
         """Remove an entry, if there is one, from the store within a second. Never blocks; the queue is open."""

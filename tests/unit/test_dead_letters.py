@@ -25,7 +25,7 @@ from amorsize_executor import (
     replay_failed_items,
 )
 from amorsize_executor.errors import InvalidParameterTypeError
-from amorsize_executor.middleware.base import Call, Middleware
+from amorsize_executor.middleware.base import Call, Middleware, Outcome
 from amorsize_executor.middleware.dead_letters import DeadLetters, layer_of
 from amorsize_executor.storage.encoding import Unrestorable, to_json
 from tests import payloads
@@ -491,6 +491,32 @@ def test_a_program_that_is_run_again_keeps_the_latest_failure_of_each_call(polic
             marker.write_text("text", encoding="ascii")
     assert failed[1:] == ["text"] * 3
     assert [entry.error_type for entry in stored(policy)] == ["ValueError"] * 3
+
+
+def test_the_latest_failure_takes_the_place_of_the_one_before_in_one_transaction(policy):
+    """Killed at any moment, a program leaves one of the two."""
+    layer = layer_of(DeadLetterQueue(policy))
+    layer.open()
+    journal = layer.queue.journal
+    seen: list = []
+    commit = journal._commit
+
+    def watched(rows):
+        commit(rows)
+        seen.append([entry.error_message for entry in stored(policy)])
+
+    def at_once(statement, row):
+        append(statement, row)
+        journal.flush()
+
+    append, journal.append = journal.append, at_once  # as where the thread is fast
+    journal._commit = watched
+    for text in ("first", "second"):
+        call = Call(payloads.raise_value_error, (text,), {}, identity=("run", 1, 0, b""))
+        layer.settle(call, Outcome(error=ValueError(text)))
+        journal.flush()
+    layer.close()
+    assert seen == [["first"], ["second"]]
 
 
 def test_other_data_at_the_same_place_of_a_map_are_another_dead_letter(policy, tmp_path):
