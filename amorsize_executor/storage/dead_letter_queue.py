@@ -171,6 +171,10 @@ class DeadLetterQueue:
             self.journal.write((_DELETE, (entry_id,)) for entry_id in removed)
         return len(removed)
 
+    def holds(self, entry_id: str) -> bool:
+        """Tell whether this object has an entry of an id."""
+        return entry_id in self._entries
+
     def get_summary(self) -> dict[str, Any]:
         """Return counts over this object's entries.
 

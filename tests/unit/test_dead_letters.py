@@ -519,6 +519,20 @@ def test_the_latest_failure_takes_the_place_of_the_one_before_in_one_transaction
     assert seen == [["first"], ["second"]]
 
 
+def test_no_more_is_known_of_failed_calls_than_is_kept(tmp_path):
+    """A long run with many failures needs no more memory than its queue."""
+    layer = layer_of(DLQPolicy(tmp_path / "dlq", max_entries=3))
+    layer.open()
+    calls = [Call(payloads.square, (0,), {}, position, identity=("run", 1, position, b"")) for position in range(50)]
+    for call in calls:
+        layer.settle(call, Outcome(error=ValueError("no")))
+    assert layer.queue.size() + sum(len(held) for held in vars(layer).values() if isinstance(held, set)) <= 6
+    layer.settle(calls[-1], Outcome(0))
+    layer.settle(calls[0], Outcome(0))
+    layer.close()
+    assert [entry.metadata["position"] for entry in stored(layer.queue.policy)] == [47, 48]
+
+
 def test_other_data_at_the_same_place_of_a_map_are_another_dead_letter(policy, tmp_path):
     """What an earlier run left is not erased by what has nothing to do with it."""
     checkpoint = CheckpointPolicy(tmp_path / "checkpoints", checkpoint_name="run")
