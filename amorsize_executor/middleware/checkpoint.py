@@ -27,7 +27,7 @@ from amorsize_executor.errors import (
     StorageError,
 )
 from amorsize_executor.events import logger
-from amorsize_executor.middleware.base import RUN, Admission, Answered, Call, Deliver, Middleware, Outcome, Settlement
+from amorsize_executor.middleware.base import RUN, Admission, Answered, Call, Middleware, Outcome
 from amorsize_executor.parameters import check_choice, check_count, check_flag
 from amorsize_executor.storage import encoding, place
 from amorsize_executor.storage.identity import FunctionIdentity, digest, digest_call, identify
@@ -227,7 +227,7 @@ class Checkpoint(Middleware):
         call.identity = self.name, entry.number, call.position, found
         return RUN
 
-    def settle(self, call: Call, outcome: Outcome) -> Settlement:
+    def settle(self, call: Call, outcome: Outcome) -> None:
         """Append a value to the journal. It reaches the caller, whatever comes of that."""
         if self in call.state and outcome.error is None:
             entry, found = call.state[self]
@@ -238,7 +238,6 @@ class Checkpoint(Middleware):
             except Exception as error:  # noqa: BLE001 - a result that cannot be stored is still a result
                 self._warn(entry, f"a result of {entry.text} is not stored: {error}")
         self._forget(call)
-        return Deliver(outcome)
 
     def retract(self, call: Call, reason: str) -> None:
         """Forget what was noted about a call that may be admitted again."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from amorsize_executor.errors import InvalidParameterTypeError, StorageError
 from amorsize_executor.events import logger
-from amorsize_executor.middleware.base import RUN, Admission, Call, Deliver, Middleware, Outcome, Settlement
+from amorsize_executor.middleware.base import RUN, Admission, Call, Middleware, Outcome
 from amorsize_executor.storage.dead_letter import DLQEntry, DLQPolicy
 from amorsize_executor.storage.dead_letter_queue import DeadLetterQueue
 
@@ -64,7 +64,7 @@ class DeadLetters(Middleware):
             raise StorageError(failure.path, failure.problem)
         return RUN
 
-    def settle(self, call: Call, outcome: Outcome) -> Settlement:
+    def settle(self, call: Call, outcome: Outcome) -> None:
         """Keep a call that has failed; let go of what an earlier run kept of one that has succeeded."""
         try:
             if outcome.error is not None:
@@ -73,7 +73,6 @@ class DeadLetters(Middleware):
                 self._let_go(_id_of(call.identity))
         except Exception:  # noqa: BLE001 - how the call ended matters more to the caller
             logger.exception("how a call of %s has ended could not be kept", _name_of(call.function))
-        return Deliver(outcome)
 
     def _keep(self, call: Call, error: BaseException) -> None:
         entry = entry_of(call, error, self.queue.policy)
