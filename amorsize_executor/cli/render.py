@@ -218,8 +218,11 @@ def wrap(text: str, width: int = WIDTH) -> list[str]:
 
 
 def when(timestamp: float) -> str:
-    """Return a moment of local time to the second; ``timestamp`` is in seconds since 1970."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(timestamp))
+    """Return a moment of local time to the second; ``timestamp`` is in seconds since 1970, as some file says."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(timestamp))
+    except (OverflowError, ValueError, OSError):  # no calendar goes so far
+        return "unknown"
 
 
 def size(count: float) -> str:

@@ -24,6 +24,7 @@ from amorsize_executor import (
     StorageError,
     replay_failed_items,
 )
+from amorsize_executor.cli.main import main
 from amorsize_executor.errors import InvalidParameterTypeError
 from amorsize_executor.middleware.base import Call, Middleware, Outcome
 from amorsize_executor.middleware.dead_letters import DeadLetters, layer_of
@@ -435,6 +436,29 @@ def test_purging_removes_what_is_chosen(queue, policy):
     assert queue.purge(error_type="ValueError") == 2
     assert [entry.error_type for entry in stored(policy)] == ["KeyError"]
     assert queue.purge() == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "error_type = NULL, error_message = X'00', timestamp = NULL, traceback = X'00', retry_count = NULL",
+        "metadata = NULL, style = NULL, form = NULL, item = NULL, shown = NULL",
+        "timestamp = 1e300, metadata = '[1]', item = 'text'",
+    ],
+)
+def test_columns_of_other_types_do_not_hide_the_other_entries(queue, policy, damage, capsys):
+    """Damage of a database may be anywhere in it; what is left is listed, loaded, written and counted."""
+    for number in range(3):
+        queue.add(number, ValueError(number), metadata={"function": "m:f"})
+    queue.journal.write([(f"UPDATE entries SET {damage} WHERE number = 2", ())])  # noqa: S608
+    assert main(["dlq", "list", "--directory", str(policy.directory)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    with DeadLetterQueue(policy) as other:
+        assert other.load() == other.get_summary()["total_entries"] == 3
+        other.save(policy.directory / "letters.jsonl")
+        assert other.load(policy.directory / "letters.jsonl") == 3
+        whole = [entry.item for entry in other.get_entries() if entry.can_rerun]
+        assert whole == ([0, 2] if "item" in damage else [0, 1, 2])
 
 
 # --- the layer ---
