@@ -350,10 +350,12 @@ class Journal:
             return False
 
     def _commit(self, rows: list[Statement]) -> None:
+        if self._writer is None:  # closed, and appended to since
+            self.open()
         with self._write_lock:
             writer = self._writer
             if writer is None:
-                raise StorageError(self.path, "is not open")
+                raise StorageError(self.path, "is closed")
             try:
                 writer.execute("BEGIN IMMEDIATE")
                 for statement, row in rows:

@@ -517,6 +517,18 @@ def test_a_program_that_is_run_again_keeps_the_latest_failure_of_each_call(polic
     assert [entry.error_type for entry in stored(policy)] == ["ValueError"] * 3
 
 
+def test_a_queue_that_is_closed_while_an_executor_uses_it_loses_nothing(policy):
+    """Who has only added to it closes it, too."""
+    queue = DeadLetterQueue(policy)
+    with AdaptiveExecutor(max_workers=1, dead_letters=queue) as executor:
+        assert executor.submit(payloads.raise_value_error, "one").exception()
+        queue.close()
+        assert executor.submit(payloads.raise_value_error, "two").exception()
+        queue.journal.flush()
+        assert isinstance(executor.submit(payloads.raise_value_error, "three").exception(), ValueError)
+    assert [entry.item for entry in stored(policy)] == ["one", "two", "three"]
+
+
 def test_the_latest_failure_takes_the_place_of_the_one_before_in_one_transaction(policy):
     """Killed at any moment, a program leaves one of the two."""
     layer = layer_of(DeadLetterQueue(policy))
