@@ -403,6 +403,29 @@ def with_circuit_breaker(breaker: Any = None) -> Any:
     return _decorate(breaker, CircuitBreaker())
 
 
+def circuit_breaker_call(
+    func: Callable[..., T],
+    *args: Any,
+    policy: CircuitBreakerPolicy | None = None,
+    breaker: CircuitBreaker | None = None,
+    **kwargs: Any,
+) -> T:
+    """Return ``func(*args, **kwargs)``, called through a breaker: the one given, or a new one with the policy.
+
+    Raises:
+        CircuitBreakerError: The circuit is open.
+        ValueError: Both a policy and a breaker are given.
+    """
+    check_callable("func", func)
+    if breaker is None:
+        return CircuitBreaker(policy).call(func, *args, **kwargs)
+    if not isinstance(breaker, CircuitBreaker):
+        raise InvalidParameterTypeError("breaker", breaker, "must be a CircuitBreaker or None")
+    if policy is not None:
+        raise InvalidParameterError("policy", policy, "must be None where a breaker is given, which has its own")
+    return breaker.call(func, *args, **kwargs)
+
+
 def _decorate(function: Callable[..., Any], breaker: CircuitBreaker) -> Any:
     decorated: Any = decorate(function, breaker)
     decorated._circuit_breaker = breaker  # noqa: SLF001 - a name that users know

@@ -18,6 +18,7 @@ from amorsize_executor.middleware.circuit_breaker import (
     CircuitBreaker,
     CircuitBreakerPolicy,
     CircuitState,
+    circuit_breaker_call,
     with_circuit_breaker,
 )
 from tests import payloads
@@ -315,6 +316,34 @@ def test_ways_to_decorate():
     assert with_circuit_breaker(breaker)(payloads.square)._circuit_breaker is breaker
     with pytest.raises(TypeError, match="func=3"):
         with_circuit_breaker(3)
+
+
+def test_calls_through_a_breaker_once():
+    """Through the one that is given, or one of its own, which nobody else's failures open."""
+    breaker, _clock = breaker_of(failure_threshold=1)
+    for policy in (None, CircuitBreakerPolicy(failure_threshold=1)):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="invalid literal"):
+                circuit_breaker_call(int, "x", policy=policy)
+    with pytest.raises(ValueError, match="invalid literal"):
+        circuit_breaker_call(int, "x", breaker=breaker, base=7)
+    with pytest.raises(CircuitBreakerError):
+        circuit_breaker_call(int, "5", breaker=breaker)
+    assert circuit_breaker_call(int, "11", base=7) == 8
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [
+        ({"breaker": CircuitBreaker(), "policy": CircuitBreakerPolicy()}, ValueError),
+        ({"breaker": 0}, TypeError),
+        ({"policy": 0}, TypeError),
+    ],
+)
+def test_wrong_arguments_of_a_call_are_named(wrong, kind):
+    """Before anything is called."""
+    with pytest.raises(kind, match="policy=" if "policy" in wrong else "breaker=0"):
+        circuit_breaker_call(pytest.fail, "called", **wrong)
 
 
 @pytest.mark.parametrize(
