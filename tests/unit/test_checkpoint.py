@@ -358,6 +358,17 @@ def test_a_full_disk_fails_calls_to_come_and_no_result_that_is_there(policy):
             layer.admit(Call(payloads.identity, ("y",), {}, 2, batch=0))
 
 
+def test_a_directory_that_cannot_be_locked_refuses_calls(policy, monkeypatch):
+    """As every other reason why a journal does not open."""
+
+    def no_locks(_descriptor, _how):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with opened(policy) as layer, pytest.raises(StorageError, match="cannot be locked: No locks"):
+        layer.admit(Call(payloads.square, (1,), {}, batch=0))
+
+
 def test_two_executors_may_share_a_layer(policy):
     """The last one closes the journal."""
     layer = layer_of(policy)
