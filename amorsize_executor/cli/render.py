@@ -217,11 +217,11 @@ def wrap(text: str, width: int = WIDTH) -> list[str]:
     return textwrap.wrap(text, max(width, 20), break_on_hyphens=False) or [""]
 
 
-def when(timestamp: float) -> str:
-    """Return a moment of local time to the second; ``timestamp`` is in seconds since 1970, as some file says."""
+def when(timestamp: Any) -> str:
+    """Return a moment of local time to the second; ``timestamp`` should be in seconds since 1970."""
     try:
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(timestamp))
-    except (OverflowError, ValueError, OSError):  # no calendar goes so far
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(timestamp)))
+    except (TypeError, ValueError, OverflowError, OSError):  # it comes from a file, which may be damaged
         return "unknown"
 
 

@@ -22,6 +22,7 @@ from amorsize_executor import (
     get_pending_items,
     merge_results,
 )
+from amorsize_executor.cli.main import main
 from amorsize_executor.errors import InvalidParameterError, InvalidParameterTypeError
 from amorsize_executor.middleware.base import RUN, Call, Middleware, Outcome
 from amorsize_executor.middleware.checkpoint import Checkpoint, layer_of
@@ -298,6 +299,17 @@ def test_a_damaged_entry_of_a_map_costs_no_result(policy, damage, caplog):
     assert "the entry of map 0 is damaged" in caplog.text
     with opened(policy) as layer, pytest.raises(CheckpointMismatchError, match=r"those of tests.payloads:square"):
         run_map(layer, payloads.identity, [3])
+
+
+@pytest.mark.parametrize("first_at", ["'text'", "NULL", "1e300"])
+def test_a_damaged_time_of_a_map_does_not_hide_what_it_holds(policy, first_at, capsys):
+    """The command line shows the map all the same."""
+    with opened(policy) as layer:
+        run_map(layer, payloads.square, [3, 4])
+    with closing(sqlite3.connect(policy.checkpoint_dir / "run.sqlite3")) as store, store:
+        store.execute(f"UPDATE maps SET first_at = {first_at}")  # noqa: S608
+    assert main(["checkpoint", "show", "run", "--directory", str(policy.checkpoint_dir)]) == 0
+    assert "unknown" in capsys.readouterr().out
 
 
 def test_behind_a_damaged_entry_of_a_map_results_of_another_function_are_not_given_out(policy):
