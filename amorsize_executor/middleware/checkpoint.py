@@ -210,22 +210,20 @@ class Checkpoint(Middleware):
         if entry.difference:
             raise CheckpointMismatchError(self.name, entry.text, entry.difference)
         found = digest_call(call.args, call.kwargs, lenient=entry.is_named, before=entry.identity.digest)
-        stored = self._find(entry, call.position)
-        outcome = None if stored is None else self._restore(entry, call.position, found, *stored)
-        if outcome is not None:
-            return Answered(outcome)
-        if entry.is_named:
-            with self._lock:
-                running = self._running.setdefault((entry.number, call.position), [])
-                is_other = bool(running) and running[0] != found
-                if not is_other:
-                    running.append(found)
-            if is_other:
-                difference = f"call {call.position} has another function or arguments than one that runs now"
-                raise CheckpointMismatchError(self.name, entry.text, difference)
+        if entry.is_named:  # before looking: one that ends meanwhile has stored its result by then
+            self._take_place(entry, call.position, found)
         call.state[self] = entry, found
         call.identity = self.name, entry.number, call.position, found
-        return RUN
+        try:
+            stored = self._find(entry, call.position)
+            outcome = None if stored is None else self._restore(entry, call.position, found, *stored)
+        except BaseException:
+            self._forget(call)
+            raise
+        if outcome is None:
+            return RUN
+        self._forget(call)
+        return Answered(outcome)
 
     def settle(self, call: Call, outcome: Outcome) -> None:
         """Append a value to the journal. It reaches the caller, whatever comes of that."""
@@ -243,6 +241,17 @@ class Checkpoint(Middleware):
         """Forget what was noted about a call that may be admitted again."""
         del reason
         self._forget(call)
+
+    def _take_place(self, entry: _Map, position: int, found: bytes) -> None:
+        """Note that a call with a key is about to run, unless another one of that key runs."""
+        with self._lock:
+            running = self._running.setdefault((entry.number, position), [])
+            is_other = bool(running) and running[0] != found
+            if not is_other:
+                running.append(found)
+        if is_other:
+            difference = f"call {position} has another function or arguments than one that runs now"
+            raise CheckpointMismatchError(self.name, entry.text, difference)
 
     def _forget(self, call: Call) -> None:
         kept = call.state.pop(self, None)

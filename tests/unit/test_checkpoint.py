@@ -148,6 +148,32 @@ def test_a_key_stands_for_one_call_while_it_runs_too(policy):
         assert not layer._running
 
 
+def test_a_call_that_ends_while_another_one_of_its_key_is_looked_up_keeps_the_key(policy):
+    """Two executors share the layer: one settles a call while the other admits one."""
+    with opened(policy) as layer:
+        first, other = (Call(payloads.square, (item,), {}, 0, key="a") for item in (2, 3))
+        assert layer.admit(first) is RUN
+        find = layer._find
+
+        def find_and_wait(entry, position):
+            found = find(entry, position)
+            if first in waiting:
+                waiting.remove(first)
+                layer.settle(first, Outcome(4))
+            return found
+
+        waiting, layer._find = [first], find_and_wait
+        with pytest.raises(CheckpointMismatchError):
+            layer.admit(other)
+        layer._find = find
+        if waiting:
+            layer.settle(first, Outcome(4))
+        with pytest.raises(CheckpointMismatchError, match="arguments of call 0"):
+            layer.admit(other)
+        assert run_call(layer, Call(payloads.square, (2,), {}, 0, key="a")) == (4, False)
+        assert not layer._running
+
+
 def test_results_that_are_committed_are_not_held_in_memory(policy):
     """Those with a key are, for a while."""
     with opened(policy) as layer:
