@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         CircuitBreaker,
         CircuitBreakerPolicy,
         CircuitState,
+        circuit_breaker_call,
         with_circuit_breaker,
     )
     from amorsize_executor.middleware.rate_limit import RateLimiter, RateLimitPolicy, with_rate_limit
@@ -125,6 +126,7 @@ __all__ = [
     "UnstableKeyError",
     "UnsupportedOptionError",
     "WorkerDiedError",
+    "circuit_breaker_call",
     "compare_strategies",
     "compare_with_optimizer",
     "create_error_hook",
@@ -199,6 +201,7 @@ _HOMES = {
     "UnstableKeyError": "errors",
     "UnsupportedOptionError": "errors",
     "WorkerDiedError": "errors",
+    "circuit_breaker_call": "middleware.circuit_breaker",
     "compare_strategies": "advice.comparison",
     "compare_with_optimizer": "advice.comparison",
     "create_error_hook": "advice.hooks",

@@ -217,9 +217,12 @@ def wrap(text: str, width: int = WIDTH) -> list[str]:
     return textwrap.wrap(text, max(width, 20), break_on_hyphens=False) or [""]
 
 
-def when(timestamp: float) -> str:
-    """Return a moment of local time to the second; ``timestamp`` is in seconds since 1970."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(timestamp))
+def when(timestamp: Any) -> str:
+    """Return a moment of local time to the second; ``timestamp`` should be in seconds since 1970."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(timestamp)))
+    except (TypeError, ValueError, OverflowError, OSError):  # it comes from a file, which may be damaged
+        return "unknown"
 
 
 def size(count: float) -> str:

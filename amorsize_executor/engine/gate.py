@@ -117,7 +117,8 @@ class Gate:
         """Open the layers that are not open yet, innermost first. Runs in: the caller's thread."""
         with self._opening:
             for layer in reversed(pipeline.layers):
-                if layer not in self._opened and (asked(layer, "open") or asked(layer, "close")):
+                is_open = any(opened is layer for opened in self._opened)
+                if not is_open and (asked(layer, "open") or asked(layer, "close")):
                     layer.open()
                     self._opened.append(layer)
             pipeline.is_open = True

@@ -20,6 +20,7 @@ from amorsize_executor.middleware.base import (
     Outcome,
     Run,
 )
+from amorsize_executor.parameters import check_count
 from amorsize_executor.wire.functions import FULL, ONE
 
 
@@ -32,20 +33,30 @@ class Passage:
         entered: Layers that have admitted the present attempt, counted from the outermost.
         stop_after_errors: The smallest bound that a layer has set for the chunk; 0 for none.
         timeout_s: The smallest limit that a layer has set for the call's running; 0 for none.
+        limits: Those limits, each with its layer's number.
     """
 
     call: Call
     entered: int = 0
     stop_after_errors: int = 0
     timeout_s: float = 0.0
+    limits: tuple[tuple[int, float], ...] = ()
 
-    def bound_by(self, answer: Run) -> None:
+    def bound_by(self, answer: Run, index: int) -> None:
         """Take over the bounds of a layer's answer where they are smaller."""
         bound, timeout_s = answer.stop_after_errors, answer.timeout_s
         if bound is not None and (not self.stop_after_errors or bound < self.stop_after_errors):
             self.stop_after_errors = bound
-        if timeout_s is not None and (not self.timeout_s or timeout_s < self.timeout_s):
-            self.timeout_s = timeout_s
+        if timeout_s is not None:
+            self.limits += ((index, timeout_s),)
+            if not self.timeout_s or timeout_s < self.timeout_s:
+                self.timeout_s = timeout_s
+
+    def resume_at(self, index: int) -> None:
+        """Let a layer and those further in be asked anew; what they said of this attempt is over."""
+        self.entered = index
+        self.limits = tuple(limit for limit in self.limits if limit[0] < index)
+        self.timeout_s = min((seconds for _index, seconds in self.limits), default=0.0)
 
 
 def passage_of(span: Span) -> Passage:
@@ -108,7 +119,7 @@ class Pipeline:
             if answer.then is not None:
                 tell(answer.then)
             if isinstance(answer, Run):
-                passage.bound_by(answer)
+                passage.bound_by(answer, index)
                 continue
             passage.entered = index
             if isinstance(answer, Hold):
@@ -141,14 +152,14 @@ class Pipeline:
             if answer.then is not None:
                 tell(answer.then)
             if isinstance(answer, Again):
-                passage.entered = index
+                passage.resume_at(index)
                 return answer
             outcome = answer.outcome
         return outcome
 
     def retract(self, passage: Passage, reason: str) -> None:
         """Take the admissions of an attempt back, innermost first."""
-        passage.stop_after_errors, passage.timeout_s = 0, 0.0
+        passage.stop_after_errors, passage.timeout_s, passage.limits = 0, 0.0, ()
         if reason == "taken back":
             passage.call.attempt -= 1  # it was not made
         while passage.entered:
@@ -169,6 +180,8 @@ class Pipeline:
         """Return how many errors in a row the strictest layer bears; None for any number."""
         try:
             left = [errors for ask in self._errors_left if (errors := ask()) is not None]
+            for errors in left:
+                check_count("errors_left", errors, least=0)
             return min(left, default=None)
         except BaseException:  # noqa: BLE001 - no call is at fault; the layer's author is told
             logger.exception("%r failed to tell how many errors it bears", self.layers)

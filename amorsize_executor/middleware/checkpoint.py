@@ -27,7 +27,7 @@ from amorsize_executor.errors import (
     StorageError,
 )
 from amorsize_executor.events import logger
-from amorsize_executor.middleware.base import RUN, Admission, Answered, Call, Deliver, Middleware, Outcome, Settlement
+from amorsize_executor.middleware.base import RUN, Admission, Answered, Call, Middleware, Outcome
 from amorsize_executor.parameters import check_choice, check_count, check_flag
 from amorsize_executor.storage import encoding, place
 from amorsize_executor.storage.identity import FunctionIdentity, digest, digest_call, identify
@@ -43,16 +43,19 @@ _KNOWN_MAPS = 64  # maps and keys whose function need not be identified again
 
 KIND = JournalKind(
     0x616D6370,  # "amcp"
-    2,
+    3,
     (
-        "CREATE TABLE maps (id INTEGER PRIMARY KEY, place TEXT, function TEXT, parts TEXT, first_at REAL)",
+        """CREATE TABLE maps (
+            id INTEGER PRIMARY KEY, place TEXT, function TEXT, parts TEXT, first_at REAL, checksum TEXT
+        )""",
         """CREATE TABLE results (
             map INTEGER, position INTEGER, digest BLOB, form TEXT, value BLOB, checksum TEXT,
             PRIMARY KEY (map, position)
         )""",
     ),
 )
-_INSERT_MAP = "INSERT OR REPLACE INTO maps VALUES (?, ?, ?, ?, ?)"
+_INSERT_MAP = "INSERT OR REPLACE INTO maps VALUES (?, ?, ?, ?, ?, ?)"
+_FIND_MAP = "SELECT checksum, function, parts FROM maps WHERE id = ?"
 _INSERT_RESULT = "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)"
 _Stored = tuple[bytes, str, bytes, str]  # digest, form, value, checksum
 _FIND_RESULT = "SELECT digest, form, value, checksum FROM results WHERE map = ? AND position = ?"
@@ -159,7 +162,7 @@ class Checkpoint(Middleware):
         self._journal = open_journal(policy.checkpoint_dir, self.name, commit_every=policy.checkpoint_interval or 1)
         self._maps: OrderedDict[tuple[Any, ...], _Map] = OrderedDict()
         self._fresh: OrderedDict[tuple[int, int], tuple[int, _Stored]] = OrderedDict()  # by key, not committed yet
-        self._running: dict[tuple[int, int], bytes] = {}  # the hashes of calls with a key, by key and position
+        self._running: dict[tuple[int, int], list[bytes]] = {}  # hashes of calls with a key, by key and position
         self._lock = threading.Lock()  # guards what follows, _maps, _fresh and _running
         self._users = 0
         self._refusal: StorageError | None = None
@@ -207,42 +210,57 @@ class Checkpoint(Middleware):
         if entry.difference:
             raise CheckpointMismatchError(self.name, entry.text, entry.difference)
         found = digest_call(call.args, call.kwargs, lenient=entry.is_named, before=entry.identity.digest)
-        stored = self._find(entry, call.position)
-        outcome = None if stored is None else self._restore(entry, call.position, found, *stored)
-        if outcome is not None:
-            return Answered(outcome)
-        if entry.is_named:
-            with self._lock:
-                rival = self._running.setdefault((entry.number, call.position), found)
-            if rival != found:
-                difference = f"call {call.position} has another function or arguments than one that runs now"
-                raise CheckpointMismatchError(self.name, entry.text, difference)
+        if entry.is_named:  # before looking: one that ends meanwhile has stored its result by then
+            self._take_place(entry, call.position, found)
         call.state[self] = entry, found
         call.identity = self.name, entry.number, call.position, found
-        return RUN
+        try:
+            stored = self._find(entry, call.position)
+            outcome = None if stored is None else self._restore(entry, call.position, found, *stored)
+        except BaseException:
+            self._forget(call)
+            raise
+        if outcome is None:
+            return RUN
+        self._forget(call)
+        return Answered(outcome)
 
-    def settle(self, call: Call, outcome: Outcome) -> Settlement:
+    def settle(self, call: Call, outcome: Outcome) -> None:
         """Append a value to the journal. It reaches the caller, whatever comes of that."""
         if self in call.state and outcome.error is None:
             entry, found = call.state[self]
             try:
                 form, value = self._encode(outcome.value)
-                self._store(entry, call.position, (found, form, value, checksum(found, value)))
+                total = _seal((entry.number, call.position), found, value)
+                self._store(entry, call.position, (found, form, value, total))
             except Exception as error:  # noqa: BLE001 - a result that cannot be stored is still a result
                 self._warn(entry, f"a result of {entry.text} is not stored: {error}")
         self._forget(call)
-        return Deliver(outcome)
 
     def retract(self, call: Call, reason: str) -> None:
         """Forget what was noted about a call that may be admitted again."""
         del reason
         self._forget(call)
 
+    def _take_place(self, entry: _Map, position: int, found: bytes) -> None:
+        """Note that a call with a key is about to run, unless another one of that key runs."""
+        with self._lock:
+            running = self._running.setdefault((entry.number, position), [])
+            is_other = bool(running) and running[0] != found
+            if not is_other:
+                running.append(found)
+        if is_other:
+            difference = f"call {position} has another function or arguments than one that runs now"
+            raise CheckpointMismatchError(self.name, entry.text, difference)
+
     def _forget(self, call: Call) -> None:
         kept = call.state.pop(self, None)
         if kept is not None and kept[0].is_named:
+            where = kept[0].number, call.position
             with self._lock:
-                self._running.pop((kept[0].number, call.position), None)
+                self._running[where].pop()
+                if not self._running[where]:
+                    del self._running[where]
 
     def _store(self, entry: _Map, position: int, stored: _Stored) -> None:
         number = self._journal.append(_INSERT_RESULT, (entry.number, position, *stored))
@@ -271,7 +289,7 @@ class Checkpoint(Middleware):
         self, entry: _Map, position: int, found: bytes, stored: bytes, form: str, value: bytes, total: str
     ) -> Outcome | None:
         """Return a stored value if it belongs to this very call; None, and a warning, if it cannot be read any more."""
-        if checksum(stored, value) != total:
+        if not _is_sound(total, (entry.number, position), stored, value):
             problem = "is damaged"
         elif stored != found:
             difference = f"the arguments of call {position} are not those whose result is stored"
@@ -316,18 +334,31 @@ class Checkpoint(Middleware):
             return replace(before, function=call.function, difference=difference)
         difference = ""
         may_hold = bool(self._journal.read("SELECT 1 FROM results WHERE map = ? LIMIT 1", (number,)))
-        if may_hold:
-            rows = self._journal.read("SELECT function, parts FROM maps WHERE id = ?", (number,))
-            function, parts = rows[0] if rows else ("an unknown function", "{}")
-            try:
-                difference = _difference(identity, function, json.loads(parts))
-            except ValueError as error:
-                raise StorageError(self._journal.path, f"the entry of {text} is damaged") from error
+        rows = self._journal.read(_FIND_MAP, (number,)) if may_hold else []
+        if rows and _is_sound(rows[0][0], (number, *rows[0][1:])):
+            _total, function, parts = rows[0]
+            difference = _difference(identity, function, json.loads(parts))
         else:
-            row = number, text, identity.name, json.dumps(identity.parts), time.time()
+            if may_hold:  # each result tells by itself whether it is this function's
+                logger.warning("checkpoint %r: the entry of %s is damaged, and is written anew", self.name, text)
+            parts = json.dumps(identity.parts)
+            row = number, text, identity.name, parts, time.time(), _seal((number, identity.name, parts))
             self._journal.append(_INSERT_MAP, row)
         # A key may come back within this run, when the journal has got results by it.
         return _Map(call.function, number, text, identity, is_named, may_hold or is_named, difference)
+
+
+def _seal(place: tuple[object, ...], *content: bytes) -> str:
+    """Return what a row adds up to, with the place where it belongs."""
+    return checksum(repr(place).encode("utf-8"), *content)
+
+
+def _is_sound(total: object, place: tuple[object, ...], *content: bytes) -> bool:
+    """Tell whether a row is what was written, and where it was."""
+    try:
+        return _seal(place, *content) == total
+    except TypeError:  # not even of the type that was written
+        return False
 
 
 def _difference(identity: FunctionIdentity, name: str, parts: dict[str, str]) -> str:

@@ -37,6 +37,7 @@ from amorsize_executor.middleware.base import (
 from amorsize_executor.middleware.shared import Shared
 from amorsize_executor.parameters import check_callable, check_choice, check_count, check_seconds, check_types
 from amorsize_executor.wire.decorated import decorate
+from amorsize_executor.wording import describe_error
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -366,7 +367,7 @@ def without_traceback(error: BaseException) -> BaseException:
             setattr(copy, name, state[0][name])
         copy.__dict__.update(error.__dict__)
     except Exception:  # noqa: BLE001 - one that is not made like others: what it says is all that is kept
-        return RuntimeError(f"{type(error).__name__}: {error}")
+        return RuntimeError(describe_error(error))
     return copy
 
 
@@ -400,6 +401,29 @@ def with_circuit_breaker(breaker: Any = None) -> Any:
         shared = breaker if isinstance(breaker, CircuitBreaker) else CircuitBreaker(breaker)
         return lambda function: _decorate(function, shared)
     return _decorate(breaker, CircuitBreaker())
+
+
+def circuit_breaker_call(
+    func: Callable[..., T],
+    *args: Any,
+    policy: CircuitBreakerPolicy | None = None,
+    breaker: CircuitBreaker | None = None,
+    **kwargs: Any,
+) -> T:
+    """Return ``func(*args, **kwargs)``, called through a breaker: the one given, or a new one with the policy.
+
+    Raises:
+        CircuitBreakerError: The circuit is open.
+        ValueError: Both a policy and a breaker are given.
+    """
+    check_callable("func", func)
+    if breaker is None:
+        return CircuitBreaker(policy).call(func, *args, **kwargs)
+    if not isinstance(breaker, CircuitBreaker):
+        raise InvalidParameterTypeError("breaker", breaker, "must be a CircuitBreaker or None")
+    if policy is not None:
+        raise InvalidParameterError("policy", policy, "must be None where a breaker is given, which has its own")
+    return breaker.call(func, *args, **kwargs)
 
 
 def _decorate(function: Callable[..., Any], breaker: CircuitBreaker) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 
 from amorsize_executor.errors import InvalidParameterTypeError, StorageError
 from amorsize_executor.events import logger
-from amorsize_executor.middleware.base import RUN, Admission, Call, Deliver, Middleware, Outcome, Settlement
+from amorsize_executor.middleware.base import RUN, Admission, Call, Middleware, Outcome
 from amorsize_executor.storage.dead_letter import DLQEntry, DLQPolicy
 from amorsize_executor.storage.dead_letter_queue import DeadLetterQueue
 
@@ -34,7 +34,7 @@ class DeadLetters(Middleware):
     def __init__(self, queue: DeadLetterQueue) -> None:
         self.queue = queue
         self._refusal: StorageError | None = None
-        self._known: set[str] | None = None  # ids in the store, once a checkpoint's call has asked; dispatcher thread
+        self._earlier: set[str] | None = None  # ids in the store when a checkpoint's call first asked
 
     def __repr__(self) -> str:
         return f"DeadLetters({self.queue!r})"
@@ -64,33 +64,33 @@ class DeadLetters(Middleware):
             raise StorageError(failure.path, failure.problem)
         return RUN
 
-    def settle(self, call: Call, outcome: Outcome) -> Settlement:
+    def settle(self, call: Call, outcome: Outcome) -> None:
         """Keep a call that has failed; let go of what an earlier run kept of one that has succeeded."""
         try:
             if outcome.error is not None:
                 self._keep(call, outcome.error)
-            elif call.identity is not None and (known := self._ids()) and (entry_id := _id_of(call.identity)) in known:
-                known.remove(entry_id)
-                self.queue.remove_soon(entry_id)
+            elif call.identity is not None and (self._earlier_ids() or self.queue.size()):
+                self._let_go(_id_of(call.identity))
         except Exception:  # noqa: BLE001 - how the call ended matters more to the caller
             logger.exception("how a call of %s has ended could not be kept", _name_of(call.function))
-        return Deliver(outcome)
 
     def _keep(self, call: Call, error: BaseException) -> None:
         entry = entry_of(call, error, self.queue.policy)
-        if call.identity is None:
-            self.queue.add_soon(entry)
-            return
-        entry.entry_id = _id_of(call.identity)
-        self.queue.remove_soon(entry.entry_id)
+        if call.identity is not None:
+            entry.entry_id = _id_of(call.identity)
         self.queue.add_soon(entry)
-        self._ids().add(entry.entry_id)
 
-    def _ids(self) -> set[str]:
-        if self._known is None:
-            self._known = set()  # where the store cannot be read, that is told once
-            self._known |= self.queue.stored_ids()
-        return self._known
+    def _let_go(self, entry_id: str) -> None:
+        earlier = self._earlier_ids()
+        if entry_id in earlier or self.queue.holds(entry_id):
+            earlier.discard(entry_id)
+            self.queue.remove_soon(entry_id)
+
+    def _earlier_ids(self) -> set[str]:
+        if self._earlier is None:
+            self._earlier = set()  # where the store cannot be read, that is told once
+            self._earlier |= self.queue.stored_ids()
+        return self._earlier
 
 
 def _id_of(identity: tuple[str, int, int, bytes]) -> str:

@@ -213,7 +213,7 @@ def with_rate_limit(
         func, policy = None, func
     if limiter is not None and not isinstance(limiter, RateLimiter):
         raise InvalidParameterTypeError("limiter", limiter, "must be a RateLimiter or None")
-    shared = limiter or RateLimiter(policy or RateLimitPolicy(**keywords))
+    shared = limiter or RateLimiter(RateLimitPolicy(**keywords) if policy is None else policy)
     if func is None:
         return lambda function: _decorate(function, shared)
     return _decorate(func, shared)

@@ -301,7 +301,7 @@ def with_retry(func: Any = None, *, policy: RetryPolicy | None = None, **keyword
     """
     if isinstance(func, RetryPolicy):
         func, policy = None, func
-    retry = Retry(policy or RetryPolicy(**keywords))
+    retry = Retry(RetryPolicy(**keywords) if policy is None else policy)
     if func is None:
         return lambda function: decorate(function, retry)
     return decorate(func, retry)
@@ -316,7 +316,7 @@ def retry_call(
 ) -> T:
     """Return ``func(*args, **kwargs)``, called again as the policy, or the keywords of one, say."""
     check_callable("func", func)
-    return Retry(policy or RetryPolicy(**keywords)).call(func, *args, **(kwargs or {}))
+    return Retry(RetryPolicy(**keywords) if policy is None else policy).call(func, *args, **(kwargs or {}))
 
 
 def layer_of(value: object) -> Middleware:

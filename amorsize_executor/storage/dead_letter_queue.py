@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from amorsize_executor.errors import InvalidParameterError, InvalidParameterTypeError, StorageError
 from amorsize_executor.parameters import check_count
 from amorsize_executor.storage import encoding, place
-from amorsize_executor.storage.dead_letter import DLQEntry, DLQPolicy
+from amorsize_executor.storage.dead_letter import STYLES, DLQEntry, DLQPolicy
 from amorsize_executor.storage.journal import Journal, JournalKind, Statement
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ KIND = JournalKind(
     ),
 )
 _FIELDS = "entry_id, error_type, error_message, timestamp, traceback, retry_count, metadata, style, form, item, shown"
+_BLANK = "", "", "", 0.0, None, 0, "{}", "", "", b"", ""
 _INSERT = f"INSERT OR IGNORE INTO entries ({_FIELDS}) VALUES ({', '.join('?' * 11)})"  # noqa: S608
 _DROP_OLDEST = """DELETE FROM entries WHERE number IN (
     SELECT number FROM entries ORDER BY number LIMIT max(0, (SELECT entries FROM amount) - ?))"""
@@ -140,11 +141,12 @@ class DeadLetterQueue:
             self.journal.write(self._statements([entry]))
 
     def add_soon(self, entry: DLQEntry) -> None:
-        """Keep an entry that is in the store within a second. Never blocks; the queue is open."""
+        """Keep an entry, instead of one with its id. It is stored within a second. Never blocks; the queue is open."""
+        with self._lock:
+            self._entries.pop(entry.entry_id, None)
         self._keep([entry])
         if self.policy.auto_persist:
-            for statement in self._statements([entry]):
-                self.journal.append(*statement)
+            self.journal.append_together([(_DELETE, (entry.entry_id,)), *self._statements([entry])])
 
     def remove_soon(self, entry_id: str) -> None:
         """Remove an entry, if there is one, from the store within a second. Never blocks; the queue is open."""
@@ -169,6 +171,10 @@ class DeadLetterQueue:
         if self._has_store():
             self.journal.write((_DELETE, (entry_id,)) for entry_id in removed)
         return len(removed)
+
+    def holds(self, entry_id: str) -> bool:
+        """Tell whether this object has an entry of an id."""
+        return entry_id in self._entries
 
     def get_summary(self) -> dict[str, Any]:
         """Return counts over this object's entries.
@@ -313,7 +319,7 @@ class DeadLetterQueue:
             item, form = row["item"], row.pop("form")
             shown = {"$repr": row["shown"]}
             row["item"] = _readable(json.loads, item, shown) if form == "json" else shown
-            row["metadata"] = _readable(json.loads, row["metadata"], {})
+            row["metadata"] = _metadata(json.loads, row["metadata"])
         return rows
 
     def stored_ids(self) -> set[str]:
@@ -324,7 +330,7 @@ class DeadLetterQueue:
 
     def _stored_rows(self) -> list[tuple[Any, ...]]:
         self._require_store()
-        return self.journal.read(_SELECT)
+        return [_typed(row) for row in self.journal.read(_SELECT)]
 
     def _has_store(self) -> bool:
         """Tell whether there is a store; if so, all that was added here is in it."""
@@ -373,12 +379,20 @@ def _storable(text: str) -> str:
 
 def _entry(row: tuple[Any, ...]) -> DLQEntry:
     entry_id, error_type, error_message, timestamp, traceback, retry_count, metadata, style, form, item, shown = row
-    if form == "json":
+    if style not in STYLES:  # how the item becomes a call is not known
+        style, item = "item", encoding.Unrestorable(shown)
+    elif form == "json":
         item = _readable(_from_json, item, encoding.Unrestorable(shown))
     else:
         item = encoding.unpickle_or_stand_in(item, shown)
-    known = _readable(_from_json, metadata, {})
+    known = _metadata(_from_json, metadata)
     return DLQEntry(item, error_type, error_message, timestamp, traceback, retry_count, known, style, entry_id)
+
+
+def _typed(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a stored row, with nothing where damage has left something of another type."""
+    kinds = ((str if blank is None else type(blank)) for blank in _BLANK)
+    return tuple(value if isinstance(value, kind) else blank for value, kind, blank in zip(row, kinds, _BLANK))
 
 
 _from_json = functools.partial(encoding.from_json, pickles=True)
@@ -390,6 +404,11 @@ def _readable(read: Callable[[Any], Any], data: Any, otherwise: Any) -> Any:
         return read(data)
     except (ValueError, TypeError):
         return otherwise
+
+
+def _metadata(read: Callable[[Any], Any], text: str) -> dict[str, Any]:
+    known = _readable(read, text, {})
+    return known if isinstance(known, dict) else {}
 
 
 def _write_lines(entries: list[dict[str, Any]]) -> bytes:

@@ -232,6 +232,10 @@ class Journal:
             StorageError: The journal is closed.
             RuntimeError: There is no room for the writer thread.
         """
+        return self.append_together([(statement, row)])
+
+    def append_together(self, statements: Iterable[Statement]) -> int:
+        """Have rows written soon, in one transaction; the number is the last one's. Otherwise as ``append``."""
         with self._changed:
             if self._is_closing:
                 raise StorageError(self.path, "is closed")
@@ -239,9 +243,10 @@ class Journal:
                 thread = threading.Thread(target=self._write_on, name="amorsize-journal")
                 thread.start()
                 self._thread = thread
-            self._rows.append((statement, row))
-            self._appended += 1
-            if len(self._rows) in (1, self._commit_every):
+            waiting = len(self._rows)
+            self._rows.extend(statements)
+            self._appended += len(self._rows) - waiting
+            if not waiting or waiting < self._commit_every <= len(self._rows):
                 self._changed.notify_all()
             return self._appended
 
@@ -345,10 +350,12 @@ class Journal:
             return False
 
     def _commit(self, rows: list[Statement]) -> None:
+        if self._writer is None:  # closed, and appended to since
+            self.open()
         with self._write_lock:
             writer = self._writer
             if writer is None:
-                raise StorageError(self.path, "is not open")
+                raise StorageError(self.path, "is closed")
             try:
                 writer.execute("BEGIN IMMEDIATE")
                 for statement, row in rows:

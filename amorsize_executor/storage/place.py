@@ -223,19 +223,25 @@ def sync_directory(directory: Path) -> None:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Keep out other threads, and other processes where the system can do that, that want the same directory."""
+    """Keep out other threads, and other processes where the system can do that, that want the same directory.
+
+    Raises:
+        StorageError: It cannot be read, or its file system has no locks.
+    """
     with _lock:
         try:
             import fcntl  # noqa: PLC0415
         except ImportError:  # Windows
             yield
             return
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.ExitStack() as stack:
+            try:
+                descriptor = os.open(directory, os.O_RDONLY)
+                stack.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            except OSError as error:
+                raise StorageError(directory, f"cannot be locked: {error.strerror or error}") from error
             yield
-        finally:
-            os.close(descriptor)
 
 
 def is_on_network(directory: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 
 import pytest
 
@@ -239,6 +240,35 @@ def test_what_other_hooks_raise_is_told_and_ends_nothing(hook, caplog):
         assert isinstance(executor.submit(payloads.raise_value_error, "no").exception(timeout=30), ValueError)
         assert executor.submit(abs, -2).result(timeout=30) == 2
     assert "failed to" in caplog.text
+
+
+@pytest.mark.parametrize("answer", ["five", float("nan"), -1])
+def test_errors_left_that_is_no_count_is_told_and_bounds_nothing(answer, caplog):
+    """The executor neither breaks nor waits for ever."""
+    layer = type("Confused", (Middleware,), {"errors_left": lambda _self: answer})()
+    with AdaptiveExecutor(max_workers=2, middleware=[layer]) as executor:
+        assert isinstance(executor.submit(payloads.raise_value_error, "no").exception(timeout=30), ValueError)
+        assert executor.submit(abs, -2).result(timeout=30) == 2
+    assert "errors_left" in caplog.text
+
+
+def test_layers_that_compare_equal_are_each_opened_and_closed():
+    """A layer may be a dataclass."""
+
+    @dataclass
+    class Equal(Middleware):
+        log: list
+
+        def open(self):
+            self.log.append("open")
+
+        def close(self):
+            self.log.append("close")
+
+    log: list = []
+    with AdaptiveExecutor(max_workers=1, middleware=[Equal(log), Equal(log)]) as executor:
+        assert executor.submit(abs, -2).result(timeout=30) == 2
+    assert log == ["open", "open", "close", "close"]
 
 
 def test_a_chunk_stops_after_so_many_errors(tmp_path):

@@ -18,6 +18,7 @@ from amorsize_executor.middleware.circuit_breaker import (
     CircuitBreaker,
     CircuitBreakerPolicy,
     CircuitState,
+    circuit_breaker_call,
     with_circuit_breaker,
 )
 from tests import payloads
@@ -317,6 +318,34 @@ def test_ways_to_decorate():
         with_circuit_breaker(3)
 
 
+def test_calls_through_a_breaker_once():
+    """Through the one that is given, or one of its own, which nobody else's failures open."""
+    breaker, _clock = breaker_of(failure_threshold=1)
+    for policy in (None, CircuitBreakerPolicy(failure_threshold=1)):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="invalid literal"):
+                circuit_breaker_call(int, "x", policy=policy)
+    with pytest.raises(ValueError, match="invalid literal"):
+        circuit_breaker_call(int, "x", breaker=breaker, base=7)
+    with pytest.raises(CircuitBreakerError):
+        circuit_breaker_call(int, "5", breaker=breaker)
+    assert circuit_breaker_call(int, "11", base=7) == 8
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [
+        ({"breaker": CircuitBreaker(), "policy": CircuitBreakerPolicy()}, ValueError),
+        ({"breaker": 0}, TypeError),
+        ({"policy": 0}, TypeError),
+    ],
+)
+def test_wrong_arguments_of_a_call_are_named(wrong, kind):
+    """Before anything is called."""
+    with pytest.raises(kind, match="policy=" if "policy" in wrong else "breaker=0"):
+        circuit_breaker_call(pytest.fail, "called", **wrong)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -381,6 +410,36 @@ def test_the_last_exception_says_what_the_error_said(error):
     assert kept.__traceback__ is None
     for name in ("filename", "name", "value"):
         assert getattr(kept, name, None) == getattr(error, name, None)
+
+
+class MuteError(Exception):
+    """Can be made by nobody else, and its text fails."""
+
+    def __new__(cls, *, code):
+        return super().__new__(cls, code)
+
+    def __init__(self, *, code) -> None:
+        super().__init__()
+        self.code = code
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+def test_an_error_whose_text_fails_counts_like_others():
+    """It reaches the caller as it was, opens the circuit, and as a probe makes room for the next one."""
+
+    def fail():
+        raise MuteError(code=1)
+
+    clock = ManualClock()
+    breaker = CircuitBreaker(CircuitBreakerPolicy(failure_threshold=1), clock=clock)
+    for _ in range(2):  # closed, then half open
+        with pytest.raises(MuteError):
+            breaker.call(fail)
+        assert breaker.state is CircuitState.OPEN
+        assert breaker.last_exception.args == ("MuteError: MuteError",)
+        clock.advance(60)
 
 
 def test_a_probe_that_a_callback_interrupts_gives_its_place_back():

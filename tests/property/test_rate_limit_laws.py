@@ -112,6 +112,7 @@ def test_wrong_parameters_are_named(wrong):
     [
         (RateLimiter, "policy=5"),
         (lambda policy: with_rate_limit(policy=policy), "policy=5"),
+        (lambda _policy: with_rate_limit(policy=0), "policy=0"),
         (lambda limiter: with_rate_limit(limiter=limiter), "limiter=5"),
     ],
 )

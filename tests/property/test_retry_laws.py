@@ -216,6 +216,8 @@ def test_wrong_parameters_are_named(wrong):
 )
 def test_what_is_no_policy_is_named(use):
     """Before anything is called."""
+    with pytest.raises(TypeError, match="policy=0"):
+        use(0)
     with pytest.raises(TypeError, match="policy=5"):
         use(5)
 

@@ -22,8 +22,9 @@ from amorsize_executor import (
     get_pending_items,
     merge_results,
 )
+from amorsize_executor.cli.main import main
 from amorsize_executor.errors import InvalidParameterError, InvalidParameterTypeError
-from amorsize_executor.middleware.base import RUN, Call, Middleware
+from amorsize_executor.middleware.base import RUN, Call, Middleware, Outcome
 from amorsize_executor.middleware.checkpoint import Checkpoint, layer_of
 from tests import payloads
 from tests.layers import run_call
@@ -140,8 +141,37 @@ def test_a_key_stands_for_one_call_while_it_runs_too(policy):
                 layer.admit(wrong)
         assert layer.admit(equal) is RUN
         layer.retract(first, "cancelled")
+        with pytest.raises(CheckpointMismatchError, match="than one that runs now"):
+            layer.admit(other)  # the equal one does
         layer.retract(equal, "cancelled")
         assert run_call(layer, other) == (9, True)
+        assert not layer._running
+
+
+def test_a_call_that_ends_while_another_one_of_its_key_is_looked_up_keeps_the_key(policy):
+    """Two executors share the layer: one settles a call while the other admits one."""
+    with opened(policy) as layer:
+        first, other = (Call(payloads.square, (item,), {}, 0, key="a") for item in (2, 3))
+        assert layer.admit(first) is RUN
+        find = layer._find
+
+        def find_and_wait(entry, position):
+            found = find(entry, position)
+            if first in waiting:
+                waiting.remove(first)
+                layer.settle(first, Outcome(4))
+            return found
+
+        waiting, layer._find = [first], find_and_wait
+        with pytest.raises(CheckpointMismatchError):
+            layer.admit(other)
+        layer._find = find
+        if waiting:
+            layer.settle(first, Outcome(4))
+        with pytest.raises(CheckpointMismatchError, match="arguments of call 0"):
+            layer.admit(other)
+        assert run_call(layer, Call(payloads.square, (2,), {}, 0, key="a")) == (4, False)
+        assert not layer._running
 
 
 def test_results_that_are_committed_are_not_held_in_memory(policy):
@@ -274,14 +304,59 @@ def test_a_damaged_text_beside_a_result_costs_that_result_at_most(policy, column
         assert run_map(layer, payloads.square, [3])[0] == [9]
 
 
-def test_a_damaged_entry_of_a_map_is_a_clear_error(policy):
-    """What its results came from is not known any more."""
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "parts = '{'",
+        "parts = 3.5",
+        "parts = replace(parts, '0', '1')",
+        "function = NULL",
+        "id = id + 1",
+    ],
+)
+def test_a_damaged_entry_of_a_map_costs_no_result(policy, damage, caplog):
+    """Each result tells by itself what it came from; the entry is written anew."""
+    with opened(policy) as layer:
+        run_map(layer, payloads.square, [3, 4])
+    with closing(sqlite3.connect(policy.checkpoint_dir / "run.sqlite3")) as store, store:
+        store.execute(f"UPDATE maps SET {damage}")  # noqa: S608
+    with opened(policy) as layer:
+        assert run_map(layer, payloads.square, [3, 4]) == ([9, 16], [])
+    assert "the entry of map 0 is damaged" in caplog.text
+    with opened(policy) as layer, pytest.raises(CheckpointMismatchError, match=r"those of tests.payloads:square"):
+        run_map(layer, payloads.identity, [3])
+
+
+@pytest.mark.parametrize("first_at", ["'text'", "NULL", "1e300"])
+def test_a_damaged_time_of_a_map_does_not_hide_what_it_holds(policy, first_at, capsys):
+    """The command line shows the map all the same."""
+    with opened(policy) as layer:
+        run_map(layer, payloads.square, [3, 4])
+    with closing(sqlite3.connect(policy.checkpoint_dir / "run.sqlite3")) as store, store:
+        store.execute(f"UPDATE maps SET first_at = {first_at}")  # noqa: S608
+    assert main(["checkpoint", "show", "run", "--directory", str(policy.checkpoint_dir)]) == 0
+    assert "unknown" in capsys.readouterr().out
+
+
+def test_behind_a_damaged_entry_of_a_map_results_of_another_function_are_not_given_out(policy):
+    """The entry only says it sooner."""
     with opened(policy) as layer:
         run_map(layer, payloads.square, [3])
     with closing(sqlite3.connect(policy.checkpoint_dir / "run.sqlite3")) as store, store:
         store.execute("UPDATE maps SET parts = '{'")
-    with opened(policy) as layer, pytest.raises(StorageError, match="the entry of map 0 is damaged"):
+    with opened(policy) as layer, pytest.raises(CheckpointMismatchError, match="call 0"):
+        run_map(layer, payloads.identity, [3])
+
+
+@pytest.mark.parametrize("damage", ["value = 'text'", "value = NULL", "digest = NULL", "position = 1 - position"])
+def test_a_result_of_another_type_or_place_is_computed_again(policy, damage):
+    """Damage of a database may be anywhere in it."""
+    with opened(policy) as layer:
         run_map(layer, payloads.square, [3])
+    with closing(sqlite3.connect(policy.checkpoint_dir / "run.sqlite3")) as store, store:
+        store.execute(f"UPDATE results SET {damage}")  # noqa: S608
+    with opened(policy) as layer:
+        assert run_map(layer, payloads.square, [3, 3]) == ([9, 9], [0, 1])
 
 
 def test_a_result_whose_class_is_gone_is_computed_again_with_a_warning(policy, monkeypatch, caplog):
@@ -314,18 +389,22 @@ def test_a_full_disk_fails_calls_to_come_and_no_result_that_is_there(policy):
         started = [Call(payloads.identity, ("x" * 100_000,), {}, position, batch=0) for position in range(2)]
         assert [layer.admit(call) for call in started] == [RUN, RUN]
         for call in started:
-            assert run_settle(layer, call) == "x" * 100_000
+            assert layer.settle(call, Outcome(call.args[0])) is None  # it reaches the caller as it came
             with pytest.raises(StorageError, match="disk is full"):
                 journal.flush()
         with pytest.raises(StorageError, match="disk is full"):
             layer.admit(Call(payloads.identity, ("y",), {}, 2, batch=0))
 
 
-def run_settle(layer, call):
-    """Settle a call that was admitted with what it computes."""
-    from amorsize_executor.middleware.base import Outcome
+def test_a_directory_that_cannot_be_locked_refuses_calls(policy, monkeypatch):
+    """As every other reason why a journal does not open."""
 
-    return layer.settle(call, Outcome(call.function(*call.args))).outcome.value
+    def no_locks(_descriptor, _how):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with opened(policy) as layer, pytest.raises(StorageError, match="cannot be locked: No locks"):
+        layer.admit(Call(payloads.square, (1,), {}, batch=0))
 
 
 def test_two_executors_may_share_a_layer(policy):

@@ -24,8 +24,9 @@ from amorsize_executor import (
     StorageError,
     replay_failed_items,
 )
+from amorsize_executor.cli.main import main
 from amorsize_executor.errors import InvalidParameterTypeError
-from amorsize_executor.middleware.base import Call, Middleware
+from amorsize_executor.middleware.base import Call, Middleware, Outcome
 from amorsize_executor.middleware.dead_letters import DeadLetters, layer_of
 from amorsize_executor.storage.encoding import Unrestorable, to_json
 from tests import payloads
@@ -437,6 +438,29 @@ def test_purging_removes_what_is_chosen(queue, policy):
     assert queue.purge() == 1
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "error_type = NULL, error_message = X'00', timestamp = NULL, traceback = X'00', retry_count = NULL",
+        "metadata = NULL, style = NULL, form = NULL, item = NULL, shown = NULL",
+        "timestamp = 1e300, metadata = '[1]', item = 'text'",
+    ],
+)
+def test_columns_of_other_types_do_not_hide_the_other_entries(queue, policy, damage, capsys):
+    """Damage of a database may be anywhere in it; what is left is listed, loaded, written and counted."""
+    for number in range(3):
+        queue.add(number, ValueError(number), metadata={"function": "m:f"})
+    queue.journal.write([(f"UPDATE entries SET {damage} WHERE number = 2", ())])  # noqa: S608
+    assert main(["dlq", "list", "--directory", str(policy.directory)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    with DeadLetterQueue(policy) as other:
+        assert other.load() == other.get_summary()["total_entries"] == 3
+        other.save(policy.directory / "letters.jsonl")
+        assert other.load(policy.directory / "letters.jsonl") == 3
+        whole = [entry.item for entry in other.get_entries() if entry.can_rerun]
+        assert whole == ([0, 2] if "item" in damage else [0, 1, 2])
+
+
 # --- the layer ---
 
 
@@ -491,6 +515,58 @@ def test_a_program_that_is_run_again_keeps_the_latest_failure_of_each_call(polic
             marker.write_text("text", encoding="ascii")
     assert failed[1:] == ["text"] * 3
     assert [entry.error_type for entry in stored(policy)] == ["ValueError"] * 3
+
+
+def test_a_queue_that_is_closed_while_an_executor_uses_it_loses_nothing(policy):
+    """Who has only added to it closes it, too."""
+    queue = DeadLetterQueue(policy)
+    with AdaptiveExecutor(max_workers=1, dead_letters=queue) as executor:
+        assert executor.submit(payloads.raise_value_error, "one").exception()
+        queue.close()
+        assert executor.submit(payloads.raise_value_error, "two").exception()
+        queue.journal.flush()
+        assert isinstance(executor.submit(payloads.raise_value_error, "three").exception(), ValueError)
+    assert [entry.item for entry in stored(policy)] == ["one", "two", "three"]
+
+
+def test_the_latest_failure_takes_the_place_of_the_one_before_in_one_transaction(policy):
+    """Killed at any moment, a program leaves one of the two."""
+    layer = layer_of(DeadLetterQueue(policy))
+    layer.open()
+    journal = layer.queue.journal
+    seen: list = []
+    commit = journal._commit
+
+    def watched(rows):
+        commit(rows)
+        seen.append([entry.error_message for entry in stored(policy)])
+
+    def at_once(statement, row):
+        append(statement, row)
+        journal.flush()
+
+    append, journal.append = journal.append, at_once  # as where the thread is fast
+    journal._commit = watched
+    for text in ("first", "second"):
+        call = Call(payloads.raise_value_error, (text,), {}, identity=("run", 1, 0, b""))
+        layer.settle(call, Outcome(error=ValueError(text)))
+        journal.flush()
+    layer.close()
+    assert seen == [["first"], ["second"]]
+
+
+def test_no_more_is_known_of_failed_calls_than_is_kept(tmp_path):
+    """A long run with many failures needs no more memory than its queue."""
+    layer = layer_of(DLQPolicy(tmp_path / "dlq", max_entries=3))
+    layer.open()
+    calls = [Call(payloads.square, (0,), {}, position, identity=("run", 1, position, b"")) for position in range(50)]
+    for call in calls:
+        layer.settle(call, Outcome(error=ValueError("no")))
+    assert layer.queue.size() + sum(len(held) for held in vars(layer).values() if isinstance(held, set)) <= 6
+    layer.settle(calls[-1], Outcome(0))
+    layer.settle(calls[0], Outcome(0))
+    layer.close()
+    assert [entry.metadata["position"] for entry in stored(layer.queue.policy)] == [47, 48]
 
 
 def test_other_data_at_the_same_place_of_a_map_are_another_dead_letter(policy, tmp_path):
