@@ -661,6 +661,8 @@ class Engine:
         if record.had_backlog and ran:
             self.tuner.observe_gap(report.gap_s)
         self.requeue(record.end_chunk(), "taken back")
+        if record.is_retiring:  # since the chunk before this one
+            return
         if self._quota(record) <= 0:
             self._retire(record, "it has run max_tasks_per_child calls")
         elif record.memory_growth > self.tuner.memory_share():
