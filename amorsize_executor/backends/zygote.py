@@ -388,10 +388,16 @@ class ZygoteSpawner:
         orphans = list(self._links)
         for worker in orphans:  # they die with it: the kernel sees to that
             self._links[worker].kill()
-        self._zygote = self._take_over()
-        self._emit(ev.ZygoteLost(zygote.pid, "its twin" if self._zygote.popen is None else "a new one"))
-        for worker in orphans:  # when zygotes keep dying before they fork, the engine must hear of it and give up
-            self._ended(worker, None, by_itself=self._fruitless > _MOST_FRUITLESS)
+        try:
+            self._zygote = self._take_over()
+        except BaseException:  # the engine breaks down over it
+            self._zygote = None
+            raise
+        else:
+            self._emit(ev.ZygoteLost(zygote.pid, "its twin" if self._zygote.popen is None else "a new one"))
+        finally:
+            for worker in orphans:  # when zygotes keep dying before they fork, the engine must hear of it and give up
+                self._ended(worker, None, by_itself=self._fruitless > _MOST_FRUITLESS)
 
     def _take_over(self) -> _Zygote:
         twin, self._twin = self._twin, None

@@ -110,6 +110,23 @@ def test_no_descriptor_for_a_worker(loop, monkeypatch):
     end(spawner, loop)
 
 
+def test_no_room_for_a_successor(loop, monkeypatch):
+    """Whoever turns the loop hears of it, as of the workers' end, and nothing waits for a zygote that is gone."""
+    died = []
+    events = SimpleNamespace(worker_died=lambda worker, *_args, **_options: died.append(worker))
+    spawner = opened(loop, events)
+    spawner._twin_is_due = True  # so that none takes over
+    spawner.spawn(7)
+    monkeypatch.setattr(spawner, "_start", refuse)
+    os.kill(spawner._zygote.pid, signal.SIGKILL)
+    with pytest.raises(OSError, match="no room"):
+        while True:
+            loop.run(loop.wait())
+    assert died == [7]
+    spawner._bring_twin()
+    end(spawner, loop)
+
+
 def test_an_interrupt_as_a_zygote_starts_clean(loop, monkeypatch):
     """Ctrl-C goes to the whole group of processes; the zygote, which has no handler yet, does not end by it."""
 
