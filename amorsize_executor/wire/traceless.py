@@ -79,7 +79,8 @@ def leaves_no_trace(function: Callable[..., Any], *, on_arrays: bool = False) ->
 
     Args:
         function: What is called.
-        on_arrays: Whether values may be NumPy's, too. What a call changes in these is left out of account.
+        on_arrays: Whether values may be NumPy's, too, which is loaded then. What a call changes in these is left out of
+            account.
     """
     if isinstance(function, types.FunctionType):
         return _is_straight(function, on_arrays=on_arrays)
@@ -90,7 +91,7 @@ def leaves_no_trace(function: Callable[..., Any], *, on_arrays: bool = False) ->
 
 def are_small_arrays(items: list[Any]) -> bool:
     """Tell whether all items are NumPy arrays or scalars without objects in them, or plain, and not much altogether."""
-    numpy = sys.modules.get("numpy")
+    numpy = _numpy()
     if numpy is None:
         return False
     total = 0
@@ -154,7 +155,13 @@ def _is_harmless(found: Any) -> bool:
 
 
 def _is_of_numpy(found: Any) -> bool:
-    numpy = sys.modules.get("numpy")
+    numpy = _numpy()
     if numpy is None or found is None:
         return False
     return found is numpy or any(found is vars(numpy).get(name) for name in _ARRAY_NAMES)
+
+
+def _numpy() -> Any:
+    """Return NumPy; None where it is not loaded, or another thread is about to."""
+    numpy = sys.modules.get("numpy")
+    return numpy if hasattr(numpy, "zeros_like") else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import sys
+from types import ModuleType
 from unittest.mock import Mock
 
 import pytest
@@ -152,3 +154,17 @@ def test_measurements_are_kept_under_what_has_a_hash():
     """Whatever a class's own class makes of it."""
     keys = {measured_under(item) for item in (payloads.Unhashable, payloads.square, abs, payloads.Unhashable(1), Mock)}
     assert len(keys) == 4
+
+
+def count_of(items):
+    """Use a builtin whose name is none of an array's."""
+    return len(items)
+
+
+@pytest.mark.parametrize("numpy", [None, ModuleType("numpy")], ids=["absent", "half loaded"])
+def test_items_that_are_not_plain_where_numpy_is_not_loaded(table, monkeypatch, numpy):
+    """They may leave traces, whatever the function does; another thread may be loading NumPy just now."""
+    monkeypatch.delitem(sys.modules, "numpy", raising=False)
+    if numpy is not None:
+        monkeypatch.setitem(sys.modules, "numpy", numpy)
+    assert not table.register(count_of, snapshot=False).leaves_no_trace_on([[1], [1, 2]])

@@ -35,6 +35,12 @@ def refuse(*_args, **_options):
     raise OSError(errno.EAGAIN, "no room")
 
 
+def turn(loop):
+    """Turn the loop for ever."""
+    while True:
+        loop.run(loop.wait())
+
+
 def end(spawner, loop):
     """Close a spawner."""
     ended = []
@@ -120,8 +126,7 @@ def test_no_room_for_a_successor(loop, monkeypatch):
     monkeypatch.setattr(spawner, "_start", refuse)
     os.kill(spawner._zygote.pid, signal.SIGKILL)
     with pytest.raises(OSError, match="no room"):
-        while True:
-            loop.run(loop.wait())
+        turn(loop)
     assert died == [7]
     spawner._bring_twin()
     end(spawner, loop)
