@@ -294,8 +294,12 @@ class ZygoteSpawner:
             self._refused(worker, value)
         elif zygote.pidfds:
             self._spawned(worker, value, zygote.pidfds.pop(0))
-        else:  # there was no descriptor left for it; it ends as its link is closed
-            self._refused(worker, errno.EMFILE)
+        elif worker == _TWIN:
+            self._twin_is_gone()
+        elif worker in self._links:  # there was no descriptor left for it, and it may have begun: its end will be told
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(value, signal.SIGKILL)
+            self._events.spawn_refused(worker, os.strerror(errno.EMFILE))
 
     def _spawned(self, worker: int, pid: int, pidfd: int) -> None:
         if worker == _TWIN:
