@@ -11,9 +11,11 @@ import sys
 import pytest
 
 from amorsize_executor.backends import pipe_link
+from amorsize_executor.backends.base import Chunk, Group
 from amorsize_executor.backends.pipe_link import PipeLink
 from amorsize_executor.wire import buffers, framing
 from amorsize_executor.wire.codec import Codec
+from amorsize_executor.wire.functions import ONE, FunctionTable
 from amorsize_executor.wire.segments import SegmentMap
 from amorsize_executor.worker.control_word import flags_of, new_line
 from tests.segments import LARGE, segments_open
@@ -180,3 +182,14 @@ def test_trimming_waits_for_quiet(link, hub, far_end):
     hub.later.pop()()
     assert (len(link._pool), len(hub.later)) == (0, 0)
     assert pipe_link.TRIM_S >= 1
+
+
+def test_each_chunk_has_its_own_bytes(link):
+    """Where two are with the worker, what the second one weighs is not measured with the first."""
+    function = FunctionTable(lambda: link._codec).register(abs, snapshot=False)
+    for first, items in enumerate([["x" * 1000], ["y"]]):
+        assert link.send(Chunk(first, first, [Group(function, ONE, first, items)])) == []
+    took = (function.number, 1, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0.0)
+    reports = [link._report(chunk, chunk + 1, [took], 0, 0, 0) for chunk in (0, 1)]
+    assert [report.measures[0][1].bytes_in > 1000 for report in reports] == [True, False]
+    assert all(0 < report.measures[0][1].bytes_in < 1100 for report in reports)
