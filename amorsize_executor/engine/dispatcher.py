@@ -689,6 +689,8 @@ class Engine:
 
     def _spawn(self) -> None:
         """Start a worker; where the system has no room for one more, those that are there do the work."""
+        if len(self.workers) >= MOST_AT_ONCE:  # one that ends makes room, and we look again
+            return
         self._last_worker += 1
         number = self._last_worker
         try:
