@@ -10,7 +10,7 @@ import os
 import pickle
 import signal
 import socket
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
 from itertools import islice, takewhile
 from typing import Any
@@ -67,7 +67,7 @@ class PipeLink:
         self._passing: deque[tuple[memoryview, list[int]]] = deque()  # pieces that descriptors go with
         self._shipped: OrderedDict[int, int] = OrderedDict()  # number -> pickled bytes
         self._shipped_bytes = 0
-        self._bytes_in: dict[int, int] = {}
+        self._bytes_in: deque[Counter[int]] = deque()  # by function, of each chunk that is with the worker
         self.is_killed = False
         self.kill: Callable[[], None] = self._kill_later
         self.hung_up: Callable[[], None] = lambda: None
@@ -91,6 +91,7 @@ class PipeLink:
     def send(self, chunk: Chunk) -> list[tuple[int, BaseException]]:
         """Encode a chunk and send what the socket takes."""
         self.sent_bytes = 0
+        self._bytes_in.append(Counter())
         failures: list[tuple[int, BaseException]] = []
         metas: list[tuple[Any, ...]] = []
         blobs: list[framing.Bytes] = []
@@ -110,6 +111,8 @@ class PipeLink:
             self._write(framing.frame(framing.CALLS, meta, blobs), self._pool.descriptors(placed))
             if placed:
                 self._trim_when_idle()
+        else:
+            self._bytes_in.pop()
         # Only now: a chunk may call more functions than are kept. Its last one stays, since the next may be like it.
         while len(self._shipped) > TABLE_SIZE or (self._shipped_bytes > KEPT_BYTES and len(self._shipped) > 1):
             dropped, size = self._shipped.popitem(last=False)
@@ -141,7 +144,7 @@ class PipeLink:
             style, items = ONE, [item[0] for item in items]
         if style == ONE and are_plain(items):
             data = pickle.dumps(items, 5)
-            self._bytes_in[number] = self._bytes_in.get(number, 0) + len(data)
+            self._bytes_in[-1][number] += len(data)
             yield (number, style, group.first, len(items), None, len(data)), [data]
             return
         first = group.first
@@ -161,7 +164,7 @@ class PipeLink:
             layout.append((len(data), *aside.layout))
             blobs += [data, *aside.raws]
             placed += aside.placed
-            self._bytes_in[number] = self._bytes_in.get(number, 0) + len(data) + aside.nbytes
+            self._bytes_in[-1][number] += len(data) + aside.nbytes
         if layout:
             yield (number, style, first, len(layout), layout, sum(map(len, blobs))), blobs
 
@@ -294,11 +297,20 @@ class PipeLink:
         peak: int,
         gap_ns: int,
     ) -> ChunkReport:
-        records = []
+        records, sent = [], self._bytes_in.popleft()
         for function, calls, wall, cpu, waiting, squares, longest, bytes_out, beside in measures:
-            bytes_in = self._bytes_in.pop(function, 0)
             measured = Measurement(
-                int(calls), wall, cpu, waiting, squares, longest, bytes_in, int(bytes_out), peak, Lane.PROCESSES, beside
+                int(calls),
+                wall,
+                cpu,
+                waiting,
+                squares,
+                longest,
+                sent.pop(function, 0),
+                int(bytes_out),
+                peak,
+                Lane.PROCESSES,
+                beside,
             )
             records.append((function, measured))
         return ChunkReport(number, next_number, records, growth, gap_ns * 1e-9)

@@ -296,8 +296,12 @@ class ZygoteSpawner:
             self._refused(worker, value)
         elif zygote.pidfds:
             self._spawned(worker, value, zygote.pidfds.pop(0))
-        else:  # there was no descriptor left for it; it ends as its link is closed
-            self._refused(worker, errno.EMFILE)
+        elif worker == _TWIN:
+            self._twin_is_gone()
+        elif worker in self._links:  # there was no descriptor left for it, and it may have begun: its end will be told
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(value, signal.SIGKILL)
+            self._events.spawn_refused(worker, os.strerror(errno.EMFILE))
 
     def _spawned(self, worker: int, pid: int, pidfd: int) -> None:
         if worker == _TWIN:
@@ -390,10 +394,16 @@ class ZygoteSpawner:
         orphans = list(self._links)
         for worker in orphans:  # they die with it: the kernel sees to that
             self._links[worker].kill()
-        self._zygote = self._take_over()
-        self._emit(ev.ZygoteLost(zygote.pid, "its twin" if self._zygote.popen is None else "a new one"))
-        for worker in orphans:  # when zygotes keep dying before they fork, the engine must hear of it and give up
-            self._ended(worker, None, by_itself=self._fruitless > _MOST_FRUITLESS)
+        try:
+            self._zygote = self._take_over()
+        except BaseException:  # the engine breaks down over it
+            self._zygote = None
+            raise
+        else:
+            self._emit(ev.ZygoteLost(zygote.pid, "its twin" if self._zygote.popen is None else "a new one"))
+        finally:
+            for worker in orphans:  # when zygotes keep dying before they fork, the engine must hear of it and give up
+                self._ended(worker, None, by_itself=self._fruitless > _MOST_FRUITLESS)
 
     def _take_over(self) -> _Zygote:
         twin, self._twin = self._twin, None

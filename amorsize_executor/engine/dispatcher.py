@@ -661,6 +661,8 @@ class Engine:
         if record.had_backlog and ran:
             self.tuner.observe_gap(report.gap_s)
         self.requeue(record.end_chunk(), "taken back")
+        if record.is_retiring:  # since the chunk before this one
+            return
         if self._quota(record) <= 0:
             self._retire(record, "it has run max_tasks_per_child calls")
         elif record.memory_growth > self.tuner.memory_share():
@@ -687,6 +689,8 @@ class Engine:
 
     def _spawn(self) -> None:
         """Start a worker; where the system has no room for one more, those that are there do the work."""
+        if len(self.workers) >= MOST_AT_ONCE:  # one that ends makes room, and we look again
+            return
         self._last_worker += 1
         number = self._last_worker
         try:

@@ -21,7 +21,7 @@ from amorsize_executor.wording import say_count
 LEAST_WAITING = 0.1
 MOST_QUEUED = 0.05
 WAITERS_PER_CORE = 32
-MOST_AT_ONCE = 1000  # lines on a control board, less some for workers that are just ending
+MOST_AT_ONCE = 1000  # fewer than there are lines on a control board; a worker has one until it has ended
 REPAYMENT = 4
 WORKER_BYTES = 8 << 20
 SHRINK_BELOW = 0.6

@@ -24,7 +24,7 @@ class Costs(NamedTuple):
         dispatch_s: How long a worker is idle between two chunks.
         start_up_s: From asking for the first worker to its readiness.
         fork_s: For each further worker.
-        run_call_s: A worker's own work beside a call: noting what it took, and pickling its result.
+        run_call_s: A worker's own work beside a call: noting what it took, and pickling a light result.
     """
 
     ship_call_s: float = 3e-6

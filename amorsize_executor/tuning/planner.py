@@ -32,6 +32,9 @@ MOST_DECISIONS = 1000
 MEMORY_SHARE = 0.8
 PAYLOAD_SHARE = 0.25
 EXPLORING_TARGET_S = 0.025
+LIGHT_BYTES = 256
+"""Larger results take what they take by their bytes; that says nothing of other functions' results."""
+
 CLEARLY = 0.9
 AS_GOOD = 1.02
 MOST_WORKERS = 61 if os.name == "nt" else None
@@ -188,7 +191,7 @@ class Tuner:
         if key in self._known:
             profile = self._confirm(key, profile, m)
         profile.function_bytes = function_bytes or profile.function_bytes
-        if m.beside_s:
+        if m.beside_s and m.bytes_out <= LIGHT_BYTES * m.calls:
             self.costs = cost_model.after_chunk(self.costs, m.beside_s, m.calls)
         if m.lane is Lane.CALLER and key not in self._shipped:
             self._decide_lane(key, Lane.CALLER, self._say_forecast(key))

@@ -110,9 +110,11 @@ class Function:
             return False
         if are_plain(items):
             return True
+        if not are_small_arrays(items):
+            return False
         if self._leaves_no_trace_on_arrays is None:
             self._leaves_no_trace_on_arrays = leaves_no_trace(self.callable, on_arrays=True)
-        return self._leaves_no_trace_on_arrays and are_small_arrays(items)
+        return self._leaves_no_trace_on_arrays
 
     def image(self, codec: Codec) -> bytes:
         """Return the pickled callable; pickled at the first time of asking. Raises what pickling raises.

@@ -40,9 +40,13 @@ _OPERATIONS = frozenset(
         *("LOAD_GLOBAL", "LOAD_METHOD", "NOP", "POP_TOP", "PRECALL", "PUSH_NULL", "RESUME", "STORE_FAST"),
         *("STORE_FAST_LOAD_FAST", "STORE_FAST_STORE_FAST", "SWAP", "TO_BOOL", "UNPACK_SEQUENCE"),
     )
-) - frozenset(opcode.opmap[name] for name in opcode.opmap if "BACKWARD" in name or "GENERATOR" in name)
-"""No loops, no stores but into local variables, no imports, no definitions, no exceptions that are caught."""
+) - frozenset(
+    opcode.opmap[name] for name in opcode.opmap if any(word in name for word in ("BACKWARD", "GENERATOR", "MATRIX"))
+)
+"""No loops, no stores but into local variables, no imports, no definitions, no exceptions that are caught, no ``@``."""
 
+_SIGNED = opcode.opmap.get("BINARY_OP")  # Python 3.10 has an operation for each sign
+_MATRIX_SIGNS = {place for place, (name, _sign) in enumerate(getattr(opcode, "_nb_ops", ())) if "MATRIX" in name}
 _ABSOLUTE_JUMPS = frozenset(opcode.hasjabs)
 """Python 3.10 only, where they may lead back."""
 
@@ -63,7 +67,7 @@ _ARRAY_NAMES = frozenset(
         *("quantile", "ravel", "real", "repeat", "reshape", "roll", "round", "searchsorted", "shape", "sign", "sin"),
         *("size", "sort", "sqrt", "square", "squeeze", "stack", "std", "subtract", "sum", "swapaxes", "T", "take"),
         *("tan", "tanh", "tile", "tobytes", "tolist", "transpose", "uint16", "uint32", "uint64", "uint8", "unique"),
-        *("var", "vstack", "where", "zeros", "zeros_like"),
+        *("var", "vstack", "where", "zeros", "zeros_like", "bool", "divmod", "pow"),
     )
 )
 """What of NumPy and of its arrays ends in a few passes over them, without threads, files or random numbers."""
@@ -79,7 +83,8 @@ def leaves_no_trace(function: Callable[..., Any], *, on_arrays: bool = False) ->
 
     Args:
         function: What is called.
-        on_arrays: Whether values may be NumPy's, too. What a call changes in these is left out of account.
+        on_arrays: Whether values may be NumPy's, too, which is loaded then. What a call changes in these is left out of
+            account.
     """
     if isinstance(function, types.FunctionType):
         return _is_straight(function, on_arrays=on_arrays)
@@ -90,7 +95,7 @@ def leaves_no_trace(function: Callable[..., Any], *, on_arrays: bool = False) ->
 
 def are_small_arrays(items: list[Any]) -> bool:
     """Tell whether all items are NumPy arrays or scalars without objects in them, or plain, and not much altogether."""
-    numpy = sys.modules.get("numpy")
+    numpy = _numpy()
     if numpy is None:
         return False
     total = 0
@@ -120,6 +125,7 @@ def _is_straight(function: types.FunctionType, *, on_arrays: bool) -> bool:
     return (
         _OPERATIONS.issuperset(code.co_code[::2])
         and _goes_forward(code.co_code)
+        and not _multiplies_matrices(code.co_code)
         and are_plain(kept)
         and all(are_plain((each,)) or _is_harmless(each) for each in found.values())
         and not any(name.startswith("_") or (is_narrow and _is_odd(name, each)) for name, each in found.items())
@@ -128,12 +134,18 @@ def _is_straight(function: types.FunctionType, *, on_arrays: bool) -> bool:
 
 def _is_odd(name: str, found: Any) -> bool:
     """Tell whether a name may be that of an attribute, of arrays or of NumPy, that is not known to be harmless."""
-    return name not in _ARRAY_NAMES and (found is None or hasattr(sys.modules["numpy"].ndarray, name))
+    numpy = sys.modules["numpy"]
+    return name not in _ARRAY_NAMES and (found is None or hasattr(numpy.ndarray, name) or name in dir(numpy))
 
 
 def _goes_forward(code: bytes) -> bool:
     steps = enumerate(zip(code[::2], code[1::2]))
     return not _ABSOLUTE_JUMPS or all(target > place for place, (step, target) in steps if step in _ABSOLUTE_JUMPS)
+
+
+def _multiplies_matrices(code: bytes) -> bool:
+    """Tell whether code has the sign ``@``, which takes far more than a few passes, and threads."""
+    return any(step == _SIGNED and sign in _MATRIX_SIGNS for step, sign in zip(code[::2], code[1::2]))
 
 
 def _look_up(function: types.FunctionType, name: str) -> Any:
@@ -154,7 +166,13 @@ def _is_harmless(found: Any) -> bool:
 
 
 def _is_of_numpy(found: Any) -> bool:
-    numpy = sys.modules.get("numpy")
+    numpy = _numpy()
     if numpy is None or found is None:
         return False
     return found is numpy or any(found is vars(numpy).get(name) for name in _ARRAY_NAMES)
+
+
+def _numpy() -> Any:
+    """Return NumPy; None where it is not loaded, or another thread is about to."""
+    numpy = sys.modules.get("numpy")
+    return numpy if hasattr(numpy, "zeros_like") else None

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from amorsize_executor import AdaptiveExecutor
+from amorsize_executor.engine import dispatcher
 from tests import payloads
 
 pytestmark = pytest.mark.slow
@@ -40,6 +41,14 @@ def test_workers_that_have_grown_are_replaced(isolate):
         assert executor.stats()["workers_retired"] >= 3
         assert all(places.count(place) <= 8 for place in places if place != os.getpid())
     _kept.clear()
+
+
+def test_workers_that_end_have_a_line_still(monkeypatch):
+    """Their successors wait for it, if there is no other one, instead of breaking the executor."""
+    monkeypatch.setattr(dispatcher, "MOST_AT_ONCE", 4)
+    with AdaptiveExecutor(4, min_workers=4, isolate=True, max_tasks_per_child=1) as executor:
+        del executor._engine.backend._spawner._free_slots[4:]
+        assert list(executor.map(payloads.square, range(30))) == [number * number for number in range(30)]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from tests import payloads
 from tests.processes import poll_until
 
 LIMIT_S = 30
+_kept: list[bytes] = []
 
 
 def in_hand(executor):
@@ -63,6 +64,24 @@ def test_what_was_sent_ahead_is_taken_back(blocking, chunksize):
         assert {next(results) for _ in range(30)} == set(range(1, 31))
         absent.touch()
         assert list(results) == [0]
+
+
+def hoard_after(path, mib):
+    """Wait for a file, and keep so much for good."""
+    payloads.wait_for_file(path)
+    _kept.append(b"\1" * (mib << 20))
+
+
+def test_a_worker_that_has_grown_retires_once(blocking):
+    """Though it runs what was sent ahead before it ends."""
+    present, absent = blocking
+    with AdaptiveExecutor(1, isolate=True, chunksize=1, max_memory=32 << 20) as executor:
+        assert list(executor.map(hoard_after, [present] * 20, [0] * 20)) == [None] * 20
+        results = executor.map(hoard_after, [absent] * 2, [64, 0])
+        assert poll_until(lambda: in_hand(executor) == 2, LIMIT_S)
+        absent.touch()
+        assert list(results) == [None] * 2
+    assert executor.stats()["workers_retired"] == 1
 
 
 def test_each_call_runs_once_where_workers_die(tmp_path):

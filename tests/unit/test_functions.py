@@ -6,6 +6,7 @@ import functools
 import pickle
 import sys
 import types
+from types import ModuleType
 from unittest.mock import Mock
 
 import pytest
@@ -172,3 +173,17 @@ def test_a_snapshot_for_workers_of_other_ancestry(monkeypatch):
     assert pickle.loads(record.image(CODEC))() == 1
     account.balance = 3
     assert pickle.loads(record.image(Codec(None, into_worker=True)))() == 1
+
+
+def count_of(items):
+    """Use a builtin whose name is none of an array's."""
+    return len(items)
+
+
+@pytest.mark.parametrize("numpy", [None, ModuleType("numpy")], ids=["absent", "half loaded"])
+def test_items_that_are_not_plain_where_numpy_is_not_loaded(table, monkeypatch, numpy):
+    """They may leave traces, whatever the function does; another thread may be loading NumPy just now."""
+    monkeypatch.delitem(sys.modules, "numpy", raising=False)
+    if numpy is not None:
+        monkeypatch.setitem(sys.modules, "numpy", numpy)
+    assert not table.register(count_of, snapshot=False).leaves_no_trace_on([[1], [1, 2]])

@@ -11,9 +11,11 @@ import sys
 import pytest
 
 from amorsize_executor.backends import pipe_link
+from amorsize_executor.backends.base import Chunk, Group
 from amorsize_executor.backends.pipe_link import PipeLink
 from amorsize_executor.wire import buffers, framing
 from amorsize_executor.wire.codec import Codec
+from amorsize_executor.wire.functions import ONE, FunctionTable
 from amorsize_executor.wire.segments import SegmentMap
 from amorsize_executor.worker.control_word import flags_of, new_line
 from tests.segments import LARGE, segments_open
@@ -195,3 +197,14 @@ def test_a_socket_that_takes_one_buffer_at_a_time(link, far_end):
     for number in range(20):
         link._write(framing.frame(framing.CALLS, (number, []), [bytes(40_000)]))
     assert [number for number, _content in read(link, far_end[1], 1 << 20)] == list(range(20))
+
+
+def test_each_chunk_has_its_own_bytes(link):
+    """Where two are with the worker, what the second one weighs is not measured with the first."""
+    function = FunctionTable(lambda: link._codec).register(abs, snapshot=False)
+    for first, items in enumerate([["x" * 1000], ["y"]]):
+        assert link.send(Chunk(first, first, [Group(function, ONE, first, items)])) == []
+    took = (function.number, 1, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0.0)
+    reports = [link._report(chunk, chunk + 1, [took], 0, 0, 0) for chunk in (0, 1)]
+    assert [report.measures[0][1].bytes_in > 1000 for report in reports] == [True, False]
+    assert all(0 < report.measures[0][1].bytes_in < 1100 for report in reports)

@@ -107,6 +107,16 @@ def test_heavy_arguments_stay_here():
     assert tuner(heavy).prefers_caller("f", remaining=1000, ready_workers=2)
 
 
+@pytest.mark.parametrize(("bytes_out", "stays"), [(100_000, False), (5, True)])
+def test_pickling_heavy_results_says_nothing_of_other_functions(bytes_out, stays):
+    """What workers do beside calls with light results is learned, since that they do beside all."""
+    made = tuner()
+    for number in range(100):
+        made.observe("heavy", measure(0.02, 4, bytes_out=4 * bytes_out, beside_s=0.02), now_s=float(number))
+    made.observe("f", measure(1e-3), now_s=101.0)
+    assert made.prefers_caller("f", remaining=1000, ready_workers=2) is stays
+
+
 def test_chunksize_of_the_user_rules():
     """A given chunk size is used as it is, bounded by what is left."""
     made = tuner(measure(1.0), chunksize=50)

@@ -3,6 +3,7 @@
 import functools
 import math
 import operator
+from operator import matmul
 
 import numpy as np
 import pytest
@@ -145,7 +146,7 @@ def loud(array):
             lambda a: a[:3] * FACTOR,
         ),
         *(lambda n: np.ones(n, dtype=np.uint8), lambda a: np.sqrt(a).astype(np.float32).tolist(), np.sqrt, np.sum, abs),
-        lambda a: sum(a) + math.sqrt(a.size),
+        *(lambda a: sum(a) + math.sqrt(a.size), lambda a: pow(bool(a.size), 2) + divmod(a.ndim, 2)[0]),
     ],
 )
 def test_traceless_on_arrays(function):
@@ -164,11 +165,18 @@ def test_traceless_on_arrays(function):
         ),
         *(lambda _: np.seterr(all="raise"), lambda a: np.vectorize(abs)(a)[0], lambda a: np.linalg.svd(a)[0]),
         *(lambda a: a.base, lambda a: np.asarray(a).ctypes, loud, np.load, np.frompyfunc),
+        *(lambda a: a @ a, lambda n: np.ones((n, n)) @ np.ones((n, n)), lambda a: matmul(a, a)),
     ],
 )
 def test_other_things_of_numpy_may_leave_traces(function):
     """Random numbers, files, settings, functions that are called back, threads."""
     assert not leaves_no_trace(function, on_arrays=True)
+
+
+def test_a_plain_global_that_is_called_like_something_of_numpy(monkeypatch):
+    """It does not make the other one harmless."""
+    monkeypatch.setitem(globals(), "save", True)
+    assert not leaves_no_trace(lambda a: np.save("a.npy", a), on_arrays=True)
 
 
 def test_attributes_of_plain_values_may_be_any():

@@ -9,14 +9,18 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 
+from amorsize_executor import AdaptiveExecutor, WorkerDiedError
 from amorsize_executor.backends import zygote
 from amorsize_executor.backends.zygote import ZygoteSpawner
 from amorsize_executor.engine.reactor import EventLoop
 from amorsize_executor.events import PoolStarted
+from tests import payloads
+from tests.processes import poll_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs pidfd")
 
@@ -33,6 +37,12 @@ def loop():
 def refuse(*_args, **_options):
     """Do as a system that has no room."""
     raise OSError(errno.EAGAIN, "no room")
+
+
+def turn(loop):
+    """Turn the loop for ever."""
+    while True:
+        loop.run(loop.wait())
 
 
 def end(spawner, loop):
@@ -107,6 +117,49 @@ def test_no_descriptor_for_a_worker(loop, monkeypatch):
     while len(heard) < 2:
         loop.run(loop.wait())
     assert heard == [(7, os.strerror(errno.EMFILE)), (7, "died")]
+    end(spawner, loop)
+
+
+def count_slowly(path, key):
+    """Be counted, and give others the time to run the next ones meanwhile."""
+    time.sleep(0.02)
+    return payloads.count_execution(path, key)
+
+
+def test_a_worker_that_is_sent_away_runs_nothing_more(monkeypatch, tmp_path):
+    """It may have begun already: what it has in hand is given to others only when it has ended."""
+    counts, receive, away = tmp_path / "counts", socket.recv_fds, []
+
+    def receive_late(*args):
+        data, descriptors, *rest = receive(*args)
+        if descriptors and not away:
+            away.append(poll_until(counts.exists, 20))
+            while descriptors:
+                os.close(descriptors.pop())
+        return data, descriptors, *rest
+
+    monkeypatch.setattr(zygote.socket, "recv_fds", receive_late)
+    with AdaptiveExecutor(1, isolate=True, chunksize=9, on_worker_death="fail") as executor:
+        results = list(executor.imap(count_slowly, [counts] * 9, map(str, range(9)), on_error="return"))
+    assert all(result == str(place) or type(result) is WorkerDiedError for place, result in enumerate(results))
+    ran = payloads.read_executions(counts)
+    assert len(ran) == len(set(ran))
+    assert away == [True]
+
+
+def test_no_room_for_a_successor(loop, monkeypatch):
+    """Whoever turns the loop hears of it, as of the workers' end, and nothing waits for a zygote that is gone."""
+    died = []
+    events = SimpleNamespace(worker_died=lambda worker, *_args, **_options: died.append(worker))
+    spawner = opened(loop, events)
+    spawner._twin_is_due = True  # so that none takes over
+    spawner.spawn(7)
+    monkeypatch.setattr(spawner, "_start", refuse)
+    os.kill(spawner._zygote.pid, signal.SIGKILL)
+    with pytest.raises(OSError, match="no room"):
+        turn(loop)
+    assert died == [7]
+    spawner._bring_twin()
     end(spawner, loop)
 
 
