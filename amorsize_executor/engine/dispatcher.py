@@ -688,7 +688,10 @@ class Engine:
     # --- workers come and go ---
 
     def _spawn(self) -> None:
-        """Start a worker; where the system has no room for one more, those that are there do the work."""
+        """Start a worker; where the system has no room for one more, those that are there do the work.
+
+        Where there are none, what waits fails with the system's error, and the next call tries anew.
+        """
         if len(self.workers) >= MOST_AT_ONCE:  # one that ends makes room, and we look again
             return
         self._last_worker += 1
@@ -696,9 +699,14 @@ class Engine:
         try:
             link = self.backend.spawn(number)
         except (OSError, RuntimeError) as error:  # RuntimeError: threads, and forks while the interpreter exits
-            if not self.workers:
+            if self.workers:
+                self._limit_room(len(self.workers), str(error))
+            elif not self.is_started:  # in the caller's thread, which hears of it at once
                 raise
-            self._limit_room(len(self.workers), str(error))
+            else:
+                kind, args = type(error), error.args
+                for span in self._waiting():
+                    self.fail(span, lambda: kind(*args))
         else:
             self.workers[number] = Worker(number, link, time.monotonic())
 

@@ -5,7 +5,6 @@ from functools import cache
 
 import pytest
 
-from amorsize_executor.tuning import concurrency
 from amorsize_executor.tuning.planner import Limits
 from tests.simulation.pool import Prices, Result, Workload, simulate
 
@@ -25,12 +24,6 @@ KINDS = ("constant", "heavy-tailed", "cheap then slow", "slow then cheap", "wait
 LARGE = 1000
 BY_SCALE = [pytest.param(workers, marks=[pytest.mark.slow] * (workers >= LARGE)) for workers in SCALES]
 CLUSTER = Prices(start_up_s=1e-3, worker_s=1e-5)  # its workers are there and only have to be told
-
-
-@pytest.fixture(autouse=True)
-def no_cap(monkeypatch):
-    """Let the rules show how far they hold: the executor stops at so many workers as have a line on one board."""
-    monkeypatch.setattr(concurrency, "MOST_AT_ONCE", 1 << 20)
 
 
 def make_workload(kind, workers):

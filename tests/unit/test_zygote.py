@@ -182,3 +182,14 @@ def test_an_interrupt_as_a_zygote_starts_clean(loop, monkeypatch):
         loop.run(loop.wait())
     assert [type(event) for event in heard] == [PoolStarted]
     end(spawner, loop)
+
+
+def test_no_room_for_the_first_worker(monkeypatch):
+    """Beside threads, the zygote is started when a worker is wanted: calls that wait then fail, later ones do not."""
+    monkeypatch.setattr(zygote, "may_fork", lambda: False)
+    with AdaptiveExecutor(1, isolate=True) as executor:
+        with monkeypatch.context() as patch:
+            patch.setattr(subprocess, "Popen", refuse)
+            futures = [executor.submit(abs, -number) for number in range(3)]
+            assert [str(future.exception()) for future in futures] == [f"[Errno {errno.EAGAIN}] no room"] * 3
+        assert executor.submit(abs, -1).result() == 1
