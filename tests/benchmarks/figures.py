@@ -77,6 +77,17 @@ FIGURES = {
         ratio("flood.adaptive", "flood.ppe"),
         ("floor.futures_alone",),
     ),
+    "layers_submit": Figure(
+        "the same below all layers of middleware (retry, breaker, rate limit, timeout, checkpoint, dead letters): more "
+        "time per call",
+        *("µs", 15.0, ("flood.layers", "flood.adaptive")),
+        lambda parts: (parts["flood.layers"] - parts["flood.adaptive"]) * 1e6,
+    ),
+    "layers_map": Figure(
+        "the same by `map`",
+        *("µs", 15.0, ("map.layers", "map.adaptive")),
+        lambda parts: (parts["map.layers"] - parts["map.adaptive"]) * 1e6,
+    ),
     "cold_start": Figure(
         "first results of 2 isolated workers, from the making of the executor to its end, in a process with one "
         "thread, against ProcessPoolExecutor (fork)",

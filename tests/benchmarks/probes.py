@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import amorsize_executor as ae
 from amorsize_executor import AdaptiveExecutor
 from tests.benchmarks import tasks
 
@@ -78,6 +79,38 @@ def flood(make: Callable[[], Executor]) -> Probe:
         return passed_s / count
 
     return probe
+
+
+def mapped(make: Callable[[], Executor]) -> Probe:
+    """Measure a call of a map of many; workers are warm."""
+
+    def probe(amount: Amount) -> float:
+        count = amount(20_000)
+        with make() as executor:
+            list(executor.map(tasks.inc, range(amount(500))))
+            began = time.perf_counter()
+            results = list(executor.map(tasks.inc, range(count)))
+            passed_s = time.perf_counter() - began
+        assert results == list(range(1, count + 1))
+        return passed_s / count
+
+    return probe
+
+
+@contextlib.contextmanager
+def all_layers() -> Iterator[Executor]:
+    """Yield the executor with all calls in workers, below all of its layers."""
+    with tempfile.TemporaryDirectory() as folder:
+        layers = {
+            "retry": ae.RetryPolicy(),
+            "circuit_breaker": ae.CircuitBreakerPolicy(),
+            "rate_limit": ae.RateLimitPolicy(1e9, 1_000_000),
+            "timeout": 60.0,
+            "checkpoint": ae.CheckpointPolicy(f"{folder}/checkpoints", checkpoint_name="benchmark"),
+            "dead_letters": ae.DLQPolicy(f"{folder}/letters"),
+        }
+        with AdaptiveExecutor(isolate=True, **layers) as executor:
+            yield executor
 
 
 def times_of(action: Callable[[], object], count: int) -> list[float]:
@@ -292,6 +325,9 @@ PROBES: dict[str, Probe] = {
     "round_trip.ppe": round_trip(ProcessPoolExecutor),
     "flood.adaptive": flood(adaptive_isolated),
     "flood.ppe": flood(ProcessPoolExecutor),
+    "flood.layers": flood(all_layers),
+    "map.adaptive": mapped(adaptive_isolated),
+    "map.layers": mapped(all_layers),
     "cold_start.adaptive": cold_start(adaptive_crew(2)),
     "cold_start.ppe": cold_start(standard_crew(2, "fork")),
     "crew.adaptive": crew_ready(adaptive_crew(CREW), tasks.meet),
