@@ -83,9 +83,9 @@ class EventLoop:
 
     def run(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
         """Run the callbacks of ready descriptors, calls from other threads and due timers."""
-        # In this order, and before looking at what there is: who comes before the flag falls is seen below, and who
-        # comes after it writes anew.
-        if self._is_woken:  # whoever sets it writes only then, and makes one more turn of it at worst
+        # The flag falls before looking at what there is: who comes before that is seen below, and who comes after it
+        # writes anew. And it falls only with what was written: the write of whoever has set it may be still to come.
+        if any(key.data is None for key, _events in ready):
             self._waker.clear()
             self._is_woken = False
         for key, events in ready:

@@ -48,6 +48,16 @@ def test_no_wake_is_lost(loop):
     assert sorted(done) == sorted(number for number in range(threads) for _ in range(posts))
 
 
+def test_a_wake_whose_write_comes_late_is_heard_once(loop, monkeypatch):
+    """The loop may turn between a waker's flag and its write; it does not turn for ever then."""
+    write = loop._waker.wake
+    monkeypatch.setattr(loop._waker, "wake", lambda: (loop.run([]), write()))
+    for _ in range(2):
+        loop.wake()
+        loop.run(loop.wait())
+        assert loop._selector.select(0) == []
+
+
 def test_order_of_posts(loop):
     """What one thread posts is done in its order."""
     done = []
