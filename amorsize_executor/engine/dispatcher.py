@@ -400,7 +400,9 @@ class Engine:
         now = time.monotonic()
         ready = sum(worker.is_ready for worker in self.workers.values())
         is_fresh = self._fresh_since is not None and now - self._fresh_since < PATIENCE_S
-        if any(claim.overruns(now) for claim in self.claims):
+        profile = self.tuner.profile(head.source.function.key)
+        call_s = 0.0 if profile is None else profile.call_s
+        if any(claim.crawls(now, call_s) for claim in self.claims):
             return False
         if self.helper.is_active(now) or (is_fresh and (not ready or isinstance(head.source, Stream))):
             return self.tuner.prefers_caller(

@@ -40,6 +40,9 @@ _SHORT_S = 0.001
 _OVERRUN_S = 3 * _BATCH_S
 """A batch that takes longer is shortened."""
 
+_MUCH_LONGER = 4.0
+"""Calls that take so many times what calls have taken so far are not what they were."""
+
 _local = threading.local()
 
 
@@ -90,6 +93,10 @@ class Claim:
     def overruns(self, now: float) -> bool:
         """Tell whether the batch takes much longer than batches should."""
         return self.span is not None and now - self.began > _OVERRUN_S
+
+    def crawls(self, now: float, call_s: float) -> bool:
+        """Tell whether the batch has overrun because of its calls, and not because of a pause for garbage, say."""
+        return self.overruns(now) and now - self.began > _MUCH_LONGER * (len(self.values) + 1) * call_s
 
     def take_back(self) -> Span | None:
         """Shorten the batch to what the caller has begun and return the rest, or None.

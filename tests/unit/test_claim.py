@@ -143,3 +143,15 @@ def test_short_calls_do_not_count_as_waiting(mean_s, share):
     run_batch(int, claim)
     measured = claim.measurement(10 * mean_s)
     assert measured.waiting_s / measured.wall_s == pytest.approx(share, abs=0.1)
+
+
+def test_a_batch_crawls_only_if_its_calls_do():
+    """One that was interrupted for a while, with as many calls done as ever, is no reason to start workers."""
+    claim = begun(10_000)
+    claim.values += [0] * 9_000
+    now = claim.began + 0.02  # of which the calls took a half
+    assert claim.overruns(now)
+    assert not claim.crawls(now, 1e-6)
+    assert claim.crawls(now, 1e-7)
+    assert claim.crawls(now, 0.0)
+    assert not claim.crawls(claim.began, 0.0)
