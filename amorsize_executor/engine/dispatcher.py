@@ -684,6 +684,8 @@ class Engine:
                 span = claim.take_back()
                 if span is not None:
                     self.give_back(span)
+                    if isinstance(span.source, Stream):  # its caller may come back for them before a worker is ready
+                        span.source.spans.appendleft(span)
         if self.claims:  # a caller that has taken the last calls asks nobody, and nobody else looks at it
             self.tick()
 

@@ -6,8 +6,11 @@ import sys
 
 import pytest
 
+from amorsize_executor import AdaptiveExecutor
 from amorsize_executor.engine.helper import Claim, next_batch, run_batch
 from amorsize_executor.engine.span import Span
+from amorsize_executor.engine.stream import Stream
+from amorsize_executor.wire.functions import ONE
 
 
 class Source:
@@ -155,3 +158,21 @@ def test_a_batch_crawls_only_if_its_calls_do():
     assert claim.crawls(now, 1e-7)
     assert claim.crawls(now, 0.0)
     assert not claim.crawls(claim.began, 0.0)
+
+
+@needs_gil
+def test_what_is_taken_back_from_a_caller_it_may_run_all_the_same():
+    """It comes first, so its caller waits for it; and while no worker is ready nobody else would run it."""
+    executor = AdaptiveExecutor(1)
+    engine = executor._engine
+    stream = Stream(engine, engine.functions.register(abs, snapshot=False), ONE, 0, is_ordered=True, chunksize=None)
+    claim = Claim()
+    claim.begin(Span(stream, 0, list(range(10))))
+    claim.began -= 1.0
+    assert [next(claim.iterator), next(claim.iterator)] == [0, 1]
+    engine.claims.append(claim)
+    engine._ticked()
+    assert (stream.spans[0].start, len(stream.spans[0]), engine.queue.count) == (2, 8, 8)
+    assert stream.spans[0] is engine.queue.head()
+    engine.claims.clear()
+    executor.shutdown(cancel_futures=True)
