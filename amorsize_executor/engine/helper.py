@@ -95,8 +95,11 @@ class Claim:
         return self.span is not None and now - self.began > _OVERRUN_S
 
     def crawls(self, now: float, call_s: float) -> bool:
-        """Tell whether the batch has overrun because of its calls, and not because of a pause for garbage, say."""
-        return self.overruns(now) and now - self.began > _MUCH_LONGER * (len(self.values) + 1) * call_s
+        """Tell whether the batch has overrun because of its calls, and not because of a pause for garbage, say.
+
+        One call that takes long always does, known to take long or not: others need not wait for it.
+        """
+        return self.overruns(now) and now - self.began > _MUCH_LONGER * (len(self.values) + 1) * min(call_s, _SHORT_S)
 
     def take_back(self) -> Span | None:
         """Shorten the batch to what the caller has begun and return the rest, or None.

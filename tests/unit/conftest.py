@@ -1,10 +1,11 @@
-"""What tests of the command line share."""
+"""What unit tests share: the command line, and the event loop."""
 
 from __future__ import annotations
 
 import pytest
 
 from amorsize_executor.cli import main as command_line
+from amorsize_executor.engine.reactor import EventLoop
 
 
 @pytest.fixture
@@ -19,3 +20,12 @@ def amorsize(capsys):
         return (status, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def loop():
+    """Return a loop, closed at the end."""
+    loop = EventLoop()
+    loop.open()
+    yield loop
+    loop.close()

@@ -158,6 +158,7 @@ def test_a_batch_crawls_only_if_its_calls_do():
     assert claim.crawls(now, 1e-7)
     assert claim.crawls(now, 0.0)
     assert not claim.crawls(claim.began, 0.0)
+    assert begun(1).crawls(claim.began + 1.0, 100.0)
 
 
 @needs_gil

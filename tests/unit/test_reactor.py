@@ -13,15 +13,6 @@ from amorsize_executor.engine.reactor import EventLoop
 from tests.interrupts import interrupt, points_of
 
 
-@pytest.fixture
-def loop():
-    """Return a loop, closed at the end."""
-    loop = EventLoop()
-    loop.open()
-    yield loop
-    loop.close()
-
-
 def test_no_wake_is_lost(loop):
     """Whatever threads post while the loop runs is done; were one wake lost, the loop would sleep for ever."""
     threads, posts = 8, 2_000

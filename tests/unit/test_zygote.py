@@ -17,21 +17,11 @@ import pytest
 from amorsize_executor import AdaptiveExecutor, WorkerDiedError
 from amorsize_executor.backends import zygote
 from amorsize_executor.backends.zygote import ZygoteSpawner
-from amorsize_executor.engine.reactor import EventLoop
 from amorsize_executor.events import PoolStarted
 from tests import payloads
 from tests.processes import poll_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs pidfd")
-
-
-@pytest.fixture
-def loop():
-    """Return a loop, closed at the end."""
-    loop = EventLoop()
-    loop.open()
-    yield loop
-    loop.close()
 
 
 def refuse(*_args, **_options):
