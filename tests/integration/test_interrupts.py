@@ -43,7 +43,7 @@ class Tracer:
         sys.settrace(None)
 
     def _enter(self, frame, _event, _argument):
-        if frame.f_code.co_filename not in self._files:
+        if frame.f_code.co_filename not in self._files or is_finalizing(frame):
             return None
         before = 0
 
@@ -67,6 +67,13 @@ class Tracer:
         if self._strike is not None and (where, self.passages[where]) == self._target:
             sys.settrace(None)
             self._strike()
+
+
+def is_finalizing(frame):
+    """Tell whether a frame is that of a ``__del__`` or below one: what is raised there, Python itself throws away."""
+    while frame is not None and frame.f_code.co_name != "__del__":
+        frame = frame.f_back
+    return frame is not None
 
 
 def interrupt():
