@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -38,8 +39,10 @@ def test_workers_that_have_grown_are_replaced(isolate):
         results = [future.result() for future in [executor.submit(hoard, number) for number in range(30)]]
         numbers, places = zip(*results)
         assert numbers == tuple(range(30))
-        assert executor.stats()["workers_retired"] >= 3
-        assert all(places.count(place) <= 8 for place in places if place != os.getpid())
+        by_workers = Counter(place for place in places if place != os.getpid())
+        assert all(count <= 8 for count in by_workers.values()), by_workers
+        assert by_workers.total() == 30 or not isolate
+        assert executor.stats()["workers_retired"] >= len(by_workers) - 2  # two at a time, of whom the last may go on
     _kept.clear()
 
 
