@@ -130,7 +130,7 @@ def test_traceless(function):
     "function",
     [
         *(counts_up, loops, prints, reads_a_list, calls_another, with_list, imports, yields, waits, catches),
-        *(lambda _: hashlib.algorithms_available.add("none"), lambda data: hashlib.file_digest(data, "md5")),
+        lambda _: hashlib.algorithms_available.add("none"),
         *(reaches_up, closing_over([]), print, eval, open, iter, next, Callable(), Callable, functools.partial(abs)),
         *(list.append, [].append, dict, type, setattr, math.ceil.__call__, operator.methodcaller("clear")),
     ],
