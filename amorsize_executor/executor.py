@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import multiprocessing
 import os
@@ -358,21 +359,23 @@ class AdaptiveExecutor(CallingExecutor):
             chosen.name,
             "sees its workers die",
         )
-        self._machine = probe_machine()
+        probe = functools.cache(probe_machine)  # takes as long as a hundred cheap calls, so only when it is needed
         most = getattr(chosen, "most_workers", None)
         if most is not None:
             max_workers = min(max_workers or most, most)
-        check_least(min_workers, max_workers, self._machine.cores)
-        self._max_workers = max_workers or self._machine.cores
+        if min_workers > 1:
+            check_least(min_workers, max_workers, probe().cores)
+        self._most = max_workers
         self._own_context = mp_context
         self._recycles = max_tasks_per_child is not None
         forks = is_forking(mp_context)
         if forks and max_tasks_per_child is not None:
             message = "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; "
             raise ValueError(message + "supply a different mp_context")
+        all_at_once = (max_workers or probe().cores) if forks else 0
         limits = Limits(
-            min_workers=self._max_workers if forks else min_workers,
-            max_workers=self._max_workers if forks else max_workers,
+            min_workers=all_at_once or min_workers,
+            max_workers=all_at_once or max_workers,
             chunksize=chunksize,
             target_chunk_duration=target_chunk_duration,
             max_memory=max_memory,
@@ -394,9 +397,9 @@ class AdaptiveExecutor(CallingExecutor):
             on_worker_death=on_worker_death,
             worker_death_retries=worker_death_retries,
             # Threads cannot be started while an interpreter exits, nor processes of some contexts.
-            prestart=self._max_workers if forks else int(mp_context is not None or abilities.shares_memory),
+            prestart=all_at_once or int(mp_context is not None or abilities.shares_memory),
         )
-        tuner = Tuner(self._machine, limits, lane=chosen.lane, caller_helps=settings.may_help)
+        tuner = Tuner(probe, limits, lane=chosen.lane, caller_helps=settings.may_help)
         self._engine = Engine(chosen, tuner, settings, ev.log)
         self._maps = itertools.count()
         self._recollection: Recollection | None = None
@@ -429,6 +432,7 @@ class AdaptiveExecutor(CallingExecutor):
             engine.ended.wait()
             if thread is not None:
                 thread.join()
+            engine.helper.dismiss()
 
     def __exit__(
         self,
@@ -509,6 +513,10 @@ class AdaptiveExecutor(CallingExecutor):
         return report.one_line(self._engine)
 
     # --- what tools read of ProcessPoolExecutor ---
+
+    @property
+    def _max_workers(self) -> int:
+        return self._most or self._engine.tuner.machine.cores
 
     @property
     def _processes(self) -> dict[int, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from amorsize_executor.advice.arguments import LAYERS_OF_EVERY_BACKEND, OF_EVERY_BACKEND
-from amorsize_executor.engine.helper import queued_since_last_s
+from amorsize_executor.engine.claim import queued_since_last_s
 from amorsize_executor.records import Lane, Measurement
 from amorsize_executor.wire.codec import Codec
 from amorsize_executor.wire.functions import travelling

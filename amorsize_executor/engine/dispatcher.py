@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from amorsize_executor import events as ev
 from amorsize_executor.backends.base import FLUSH_NS, Backend, ChunkReport
 from amorsize_executor.engine.balance import Balance
+from amorsize_executor.engine.claim import Claim
 from amorsize_executor.engine.crew import Worker
-from amorsize_executor.engine.helper import PATIENCE_S, Claim, Helper
+from amorsize_executor.engine.helper import PATIENCE_S, Helper
 from amorsize_executor.engine.interrupts import interrupts_waiting
 from amorsize_executor.engine.lifetime import is_ours
 from amorsize_executor.engine.losses import Losses
@@ -220,12 +221,12 @@ class Engine:
         if not self.is_shut_down:
             self.start()
 
-    def reconsider(self, stream: Stream, *, is_pressing: bool) -> None:
-        """Have the tuner judge what a dozing engine's caller has run; start it if that had better not go on alone."""
-        left = None if stream.is_lazy else sum(map(len, stream.spans)) or None
+    def reconsider(self, stream: Stream) -> None:
+        """Start what dozes if the tuner thinks that the stream's caller had better not go on alone."""
         with self.lock:
+            left = None if stream.is_lazy else sum(map(len, stream.spans)) or None
             stays = self.tuner.prefers_caller(stream.function.key, remaining=left, ready_workers=0)
-        if is_pressing and not stays:
+        if not stays:
             self.rouse()
 
     def command(self, action: Callable[[], None]) -> None:
@@ -406,7 +407,10 @@ class Engine:
             return False
         if self.helper.is_active(now) or (is_fresh and (not ready or isinstance(head.source, Stream))):
             return self.tuner.prefers_caller(
-                head.source.function.key, remaining=self.remaining(head), ready_workers=ready
+                head.source.function.key,
+                remaining=self.remaining(head),
+                ready_workers=ready,
+                callers=self.helper.callers_of(head.source),
             )
         return False
 

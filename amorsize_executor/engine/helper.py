@@ -11,118 +11,24 @@ import contextvars
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from operator import length_hint
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from amorsize_executor.records import Lane, Measurement
+from amorsize_executor.engine.claim import OVERRUN_S, Claim, next_batch, run_batch
+from amorsize_executor.engine.company import Company
+from amorsize_executor.engine.stream import Stream
 from amorsize_executor.wire.bindings import helped
 from amorsize_executor.wire.functions import invoker_of
-from amorsize_executor.wire.weight import weigh
 
 if TYPE_CHECKING:
     from amorsize_executor.engine.dispatcher import Engine
     from amorsize_executor.engine.future import CallFuture
-    from amorsize_executor.engine.span import Span
-    from amorsize_executor.engine.stream import Stream
+    from amorsize_executor.engine.span import Source, Span
 
 PATIENCE_S = 0.003
 """How long fresh work waits for its caller to help before workers are started."""
 
-_BATCH_S = 0.003
-"""How long a batch of cheap calls should take."""
-
-_MOST_CALLS = 65_536
-_LEAST_WAITING = 0.1
-_SHORT_S = 0.001
-"""Calls that take less are not taken for waiting ones before a worker has measured them."""
-
-_OVERRUN_S = 3 * _BATCH_S
-"""A batch that takes longer is shortened."""
-
-_MUCH_LONGER = 4.0
-"""Calls that take so many times what calls have taken so far are not what they were."""
-
 _local = threading.local()
-
-
-class Claim:
-    """Calls in a caller's hands. The dispatcher may shorten it, under the engine's lock."""
-
-    def __init__(self) -> None:
-        self.span: Span | None = None
-        self.items: list[Any] = []
-        self.iterator: Iterator[Any] = iter(())
-        self.values: list[Any] = []
-        self.errors: dict[int, BaseException] = {}
-        self.limit = 0
-        self.began = 0.0
-        self.cpu = 0.0
-        self.is_settled = False
-        self.is_delivered = False
-
-    def begin(self, span: Span) -> None:
-        """Put calls in the caller's hands."""
-        self.items = span.arguments()
-        self.limit = len(self.items)
-        self.iterator = iter(self.items)
-        self.cpu = time.thread_time()
-        self.began = time.monotonic()
-        self.span = span
-
-    def drop(self) -> None:
-        """Let go of calls that nobody wants."""
-        self.items.clear()
-        self.limit = 0
-
-    def measurement(self, took_s: float) -> Measurement:
-        """Return what the calls cost that were run."""
-        ran, cpu_s = len(self.values), time.thread_time() - self.cpu
-        mean_s = took_s / ran
-        waiting_s = max(0.0, took_s - cpu_s)
-        if mean_s < _SHORT_S:  # not told from waiting for the interpreter, which our own threads have now and then
-            waiting_s = 0.0
-        elif waiting_s > _LEAST_WAITING * took_s:  # standing in line for a processor is no waiting
-            waiting_s = max(0.0, waiting_s - queued_since_last_s())
-        # The bytes that these calls would have been on the wire: one call stands for all.
-        bytes_in, bytes_out = weigh(self.items[0]) * ran, weigh(self.values[0]) * ran
-        return Measurement(
-            ran, took_s, cpu_s, waiting_s, mean_s * took_s, mean_s, bytes_in, bytes_out, lane=Lane.CALLER
-        )
-
-    def overruns(self, now: float) -> bool:
-        """Tell whether the batch takes much longer than batches should."""
-        return self.span is not None and now - self.began > _OVERRUN_S
-
-    def crawls(self, now: float, call_s: float) -> bool:
-        """Tell whether the batch has overrun because of its calls, and not because of a pause for garbage, say.
-
-        One call that takes long always does, known to take long or not: others need not wait for it.
-        """
-        return self.overruns(now) and now - self.began > _MUCH_LONGER * (len(self.values) + 1) * min(call_s, _SHORT_S)
-
-    def take_back(self) -> Span | None:
-        """Shorten the batch to what the caller has begun and return the rest, or None.
-
-        A list iterator never goes back: if it has not passed the new end after the list was shortened, the calls
-        behind that end were not begun and never will be. If it has run out meanwhile, who ran what is told by
-        the number of values, when the caller settles.
-        """
-        if self.span is None or self.is_settled or not _HAS_GIL:
-            return None
-        end = len(self.items) - length_hint(self.iterator)
-        if end >= len(self.items):
-            return None
-        del self.items[end:]
-        state: Any = self.iterator.__reduce__()
-        if len(state) < 3 or state[2] > end:  # noqa: PLR2004 - (iter, (list,), index)
-            return None
-        rest = self.span.part(end, self.limit)
-        self.limit = end
-        return rest
-
-
-_HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class Helper:
@@ -131,11 +37,17 @@ class Helper:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._waiting: set[int] = set()
+        self._companies: list[Company] = []
         self._last_s = 0.0
+
+    @property
+    def is_shut_down(self) -> bool:
+        """Whether nothing more is to be begun for calls that nobody waits for."""
+        return self._engine.is_shut_down
 
     def is_active(self, now_s: float) -> bool:
         """Tell whether a caller runs calls, or did a moment ago and is likely to come back for more."""
-        return bool(self._waiting) or now_s - self._last_s < _OVERRUN_S
+        return bool(self._waiting) or now_s - self._last_s < OVERRUN_S
 
     def run_stream(self, stream: Stream) -> tuple[list[Any], dict[int, BaseException]]:
         """Return the stream's next run of outcomes; while it is not there, run calls of the stream.
@@ -153,14 +65,15 @@ class Helper:
         try:
             self._waiting.add(me)
             while not stream.has_ready():
-                helped = self._help(lambda: self._pick(stream), stream.batch)
+                helped = self.help(lambda: self.pick(stream), stream.batch)
                 if helped is None:
                     break
                 stream.batch = next_batch(*helped)
-                if not engine.is_started:
-                    helped_s = stream.helped_s + time.thread_time() - began_s
-                    if helped_s > PATIENCE_S or self._pick(stream) is None:
-                        engine.reconsider(stream, is_pressing=helped_s > PATIENCE_S)
+                helped_s = stream.helped_s + time.thread_time() - began_s
+                if stream.company is None and (helped_s > PATIENCE_S or stream.function.overlaps):
+                    self._call_company(stream)
+                if helped_s > PATIENCE_S and not engine.is_started and self.callers_of(stream) == 1:
+                    engine.reconsider(stream)
         finally:
             self._waiting.discard(me)
             stream.helped_s += time.thread_time() - began_s
@@ -174,11 +87,43 @@ class Helper:
         me = threading.get_ident()
         try:
             self._waiting.add(me)
-            self._help(lambda: span if len(span) else None, 1)
+            self.help(lambda: span if len(span) else None, 1)
         finally:
             self._waiting.discard(me)
 
-    def _pick(self, stream: Stream) -> Span | None:
+    def callers_of(self, source: Source) -> int:
+        """Return how many threads of this process share a source's calls, or would if it were left to them."""
+        if not isinstance(source, Stream):
+            return 1
+        if source.company is not None:
+            return 1 if source.company.is_over else source.company.callers
+        return self._most_callers() if source.function.overlaps and source.may_be_shared else 1
+
+    def dismiss(self) -> None:
+        """Wait until threads that keep callers company have ended; the executor was shut down."""
+        for company in self._companies:
+            company.leave()
+
+    def _call_company(self, stream: Stream) -> None:
+        """Have threads run calls of the stream beside its caller, if it may and might be of use."""
+        engine = self._engine
+        with engine.lock:
+            key = stream.function.key
+            profile = engine.tuner.profile(key)
+            left_s = 0.0 if profile is None else profile.call_s * sum(map(len, stream.spans))
+            is_worth_it = left_s > PATIENCE_S and not engine.is_shut_down and stream.may_be_shared
+            company = stream.company = Company(self, stream, self._most_callers() - 1 if is_worth_it else 0)
+            if company.callers > 1:
+                engine.tuner.note_callers(key, company.callers)
+        self._companies = [*(former for former in self._companies if former.is_there), company]
+        company.start()
+
+    def _most_callers(self) -> int:
+        tuner = self._engine.tuner
+        return min(tuner.machine.cores, tuner.most_workers) if self._engine.backend.capabilities.isolates else 1
+
+    def pick(self, stream: Stream) -> Span | None:
+        """Return calls of the stream that wait. Under the lock."""
         while stream.spans and not self._engine.is_cancelling:
             if len(stream.spans[0]):
                 return stream.spans[0]
@@ -199,8 +144,13 @@ class Helper:
             return False
         return engine.thread is not threading.current_thread()
 
-    def _help(self, pick: Callable[[], Span | None], count: int) -> tuple[int, float] | None:
-        """Claim calls, run and deliver them; return (calls, seconds), or None where there are none for us."""
+    def help(self, pick: Callable[[], Span | None], count: int) -> tuple[int, float] | None:
+        """Claim calls, run and deliver them; return (calls, seconds), or None where there are none for us.
+
+        Args:
+            pick: Returns calls that wait, or None; called under the lock.
+            count: Most calls to claim.
+        """
         engine = self._engine
         claim = Claim()
         outer: Claim | None = getattr(_local, "claim", None)
@@ -210,6 +160,10 @@ class Helper:
                 if span is None or not self._is_for_caller(span):
                     return None
                 engine.claims.append(claim)
+                callers = self.callers_of(span.source)
+                if callers > 1:  # so that all end at about the same time
+                    claim.is_shared = isinstance(span.source, Stream) and span.source.company is not None
+                    count = min(count, -(-len(span) // (2 * callers)))
                 wanted = span.part(0, min(count, len(span)))
                 try:
                     claim.begin(engine.queue.take(span, count))
@@ -244,10 +198,13 @@ class Helper:
         if ready < max(1, len(engine.workers)):
             # A long call would share the processors with the workers, which will be ready long before it ends.
             profile = engine.tuner.profile(span.source.function.key)
-            is_long = profile is not None and profile.call_s > _OVERRUN_S
+            is_long = profile is not None and profile.call_s > OVERRUN_S
             return not (is_long and len(engine.workers) >= engine.tuner.machine.cores)
         return engine.tuner.prefers_caller(
-            span.source.function.key, remaining=engine.remaining(span), ready_workers=ready
+            span.source.function.key,
+            remaining=engine.remaining(span),
+            ready_workers=ready,
+            callers=self.callers_of(span.source),
         )
 
     def _hand_in(self, claim: Claim) -> tuple[int, float]:
@@ -266,7 +223,7 @@ class Helper:
         claim.is_delivered = True
         with engine.lock:
             engine.claims.remove(claim)
-        if engine.is_shut_down or took > _OVERRUN_S:  # the processor that it had is a worker's now
+        if engine.is_shut_down or took > OVERRUN_S:  # the processor that it had is a worker's now
             engine.loop.wake()
         return ran, took
 
@@ -302,42 +259,3 @@ class Helper:
             if ran:
                 engine.note_helped(span.source.function, claim.measurement(took), len(claim.errors))
         return ran, took
-
-
-def queued_since_last_s() -> float:
-    """Return the seconds that this thread has stood in line for a processor since it asked last, at most."""
-    try:
-        with open("/proc/thread-self/schedstat", "rb", 0) as file:
-            queued_ns = int(file.read().split()[1])
-    except OSError:
-        return 0.0
-    before_ns, _local.queued_ns = getattr(_local, "queued_ns", 0), queued_ns
-    return (queued_ns - before_ns) * 1e-9
-
-
-def run_batch(invoke: Callable[[Any], Any], claim: Claim) -> None:
-    """Run a claim's calls in this thread. A real Ctrl-C ends the batch and goes on to the caller."""
-    values = claim.values
-    iterator = claim.iterator
-    while True:
-        try:
-            for item in iterator:
-                values.append(invoke(item))
-        except KeyboardInterrupt as interrupt:
-            if len(values) < len(claim.items) - length_hint(iterator):  # a call had begun
-                claim.errors[len(values)] = interrupt
-                values.append(None)
-            raise
-        except BaseException as error:  # noqa: BLE001 - the call's own end, SystemExit included
-            trace = error.__traceback__
-            claim.errors[len(values)] = error.with_traceback(trace.tb_next if trace is not None else None)
-            values.append(None)
-        else:
-            return
-
-
-def next_batch(ran: int, took_s: float) -> int:
-    """Return how many calls the next batch should have: grow fast while cheap, shrink at once."""
-    if took_s < _BATCH_S / 4:
-        return min(max(1, ran) * 4, _MOST_CALLS)
-    return max(1, int(ran * _BATCH_S / took_s))

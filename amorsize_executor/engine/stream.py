@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FuturesTimeoutError
+from functools import cached_property
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from amorsize_executor.engine.company import Company
     from amorsize_executor.engine.dispatcher import Engine
     from amorsize_executor.engine.pipeline import Pipeline
 
@@ -78,6 +80,7 @@ class Stream:
         self.batch = 1  # calls that a helping caller claims next
         self.helped_s = 0.0  # of processor time that callers have spent on it
         self._cancelled: list[tuple[int, int]] = []
+        self.company: Company | None = None  # of the helping caller
         self.spans: deque[Span] = deque()  # where the helping caller finds calls
         self._runs: dict[int, tuple[list[Any], dict[int, BaseException]]] = {}
         self._loose: deque[tuple[list[Any], dict[int, BaseException]]] = deque()
@@ -128,6 +131,14 @@ class Stream:
         self.engine.enqueue(span)
         self.spans.append(span)  # now that it was not refused: what is here, the helping caller runs
         self.asked += len(items)
+
+    @cached_property
+    def may_be_shared(self) -> bool:
+        """Whether threads of this process may run the calls at the same time. Under the engine's lock."""
+        spans = [span for span in self.spans if len(span)]
+        if self.is_lazy or not self.function.may_be_shared([span.items[span.low] for span in spans]):
+            return False
+        return all(self.function.may_be_shared(span.arguments()) for span in spans)
 
     def has_ready(self) -> bool:
         """Tell whether ``take`` would return at once."""

@@ -15,7 +15,7 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
-from amorsize_executor.records import Lane, Measurement
+from amorsize_executor.records import Measurement
 from amorsize_executor.wording import say_count
 
 LEAST_WAITING = 0.1
@@ -237,13 +237,14 @@ class ConcurrencyController:
         """How the calls of late spent their time; what is a second older counts for half."""
         return Mix(self._wall_s, self._waiting_s, self._queued_s, self._calls)
 
-    def observe(self, m: Measurement, reference_s: float, *, now_s: float) -> None:
+    def observe(self, m: Measurement, reference_s: float, *, now_s: float, is_helped: bool = False) -> None:
         """Take a measured run of calls into account.
 
         Args:
             m: The measurement.
             reference_s: Seconds that a call of this function took before the step under trial, > 0.
             now_s: The time at which it was heard of, close to its end.
+            is_helped: Whether it ran in the caller's process, beside the workers.
         """
         if now_s > self._seen_s:
             fade = 1.0 / (1.0 + (now_s - self._seen_s) / HORIZON_S)
@@ -260,7 +261,7 @@ class ConcurrencyController:
         self._calls += m.calls
         self._measured += 1
         trial = self.trial
-        if trial is None or trial.started_s is None or m.lane is Lane.CALLER:
+        if trial is None or trial.started_s is None or is_helped:
             return
         if now_s - wall_s / 2 >= trial.started_s:
             trial.add(m, reference_s)

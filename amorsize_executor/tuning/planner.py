@@ -6,7 +6,8 @@ It ties the pure rules together: ``measurement`` estimates, ``cost_model`` predi
 
 import os
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 from amorsize_executor.records import Decision, Experience, Lane, Measurement, Plan
@@ -90,7 +91,6 @@ class Tuner:
     Runs in: the dispatcher thread alone. Equal histories give equal decisions.
 
     Attributes:
-        machine: What there is.
         limits: What the user allows.
         costs: What workers cost, as measured so far.
         decisions: The last 1,000 changes of plan.
@@ -98,7 +98,7 @@ class Tuner:
 
     def __init__(
         self,
-        machine: Machine,
+        machine: Machine | Callable[[], Machine],
         limits: Limits,
         *,
         costs: Costs | None = None,
@@ -109,19 +109,22 @@ class Tuner:
         """Begin with nothing measured.
 
         Args:
-            machine: What there is.
+            machine: What there is, or what finds that out at the first time of asking, which takes a third of a
+                millisecond.
             limits: What the user allows.
             costs: Costs known beforehand; None means the documented initial ones.
             lane: Where this executor's workers live.
             caller_helps: Whether calls may run in the thread that waits for them.
             started_s: The clock's time when the executor started; None means the first time that is heard of.
         """
-        self.machine = machine
+        self._probe = machine
         self.limits = limits
         self.costs = costs or Costs()
         self.decisions: deque[Decision] = deque(maxlen=MOST_DECISIONS)
         self._lane = lane
         self._home = Lane.CALLER if caller_helps else lane  # where a function is before any decision
+        self._helping = (Lane.CALLER, Lane.THREADS) if lane is Lane.PROCESSES else (Lane.CALLER,)
+        self._callers: dict[Hashable, int] = {}  # threads here that share a function's calls
         self._profiles: OrderedDict[Hashable, FunctionProfile] = OrderedDict()
         self._controller = ConcurrencyController()
         self._references: dict[Hashable, float] = {}
@@ -130,7 +133,6 @@ class Tuner:
         self._shipped: set[Hashable] = set()
         self._known: dict[Hashable, Experience] = {}  # until workers have measured the function here
         self._forecasts: dict[Hashable, tuple[float, int, float, float]] = {}
-        self._max_memory = limits.max_memory or int(MEMORY_SHARE * machine.available_memory)
         self._max_workers = _cap_workers(limits.max_workers)
         self._known_bounds: Bounds | None = None
         self._started_s, self._now_s = started_s, started_s or 0.0
@@ -141,6 +143,15 @@ class Tuner:
         self._first_chunk = limits.chunksize or 1
         where = "where they are asked for" if caller_helps else "in workers"
         self._reason = f"Nothing was measured yet: the first calls run {where}."
+
+    @cached_property
+    def machine(self) -> Machine:
+        """What there is."""
+        return self._probe() if callable(self._probe) else self._probe
+
+    @cached_property
+    def _max_memory(self) -> int:
+        return self.limits.max_memory or int(MEMORY_SHARE * self.machine.available_memory)
 
     # --- what was known before ---
 
@@ -166,7 +177,7 @@ class Tuner:
         profile = self._profiles.get(key)
         if profile is None or profile.calls == profile.remembered:
             return None
-        is_shipped = self._lanes.get(key, self._home) is not Lane.CALLER
+        is_shipped = self._lanes.get(key, self._home) not in self._helping
         workers = self._controller.level if is_shipped and self._controller.level else None
         return Experience("An earlier run", profile.sum_up(), workers, self._chunks.get(key))
 
@@ -193,13 +204,17 @@ class Tuner:
         profile.function_bytes = function_bytes or profile.function_bytes
         if m.beside_s and m.bytes_out <= LIGHT_BYTES * m.calls:
             self.costs = cost_model.after_chunk(self.costs, m.beside_s, m.calls)
-        if m.lane is Lane.CALLER and key not in self._shipped:
-            self._decide_lane(key, Lane.CALLER, self._say_forecast(key))
+        is_helped = m.lane in self._helping
+        if is_helped and key != self._key:  # nobody was asked where it had better run
+            self._key, self._remaining = key, None
+        if is_helped and key not in self._shipped and self._lanes.get(key, self._home) is not m.lane:
+            reason = self._say_callers(key) if m.lane is Lane.THREADS else self._say_forecast(key)
+            self._decide_lane(key, m.lane, reason)
         self._observed += 1
         if profile.memory_growth > self._growth or not self._observed % MOST_PROFILES:
             self._growth = max(profile.memory_growth for profile in self._profiles.values())
         reference_s = self._references.get(key) or profile.call_s
-        self._controller.observe(m, max(reference_s, 1e-9), now_s=now_s)
+        self._controller.observe(m, max(reference_s, 1e-9), now_s=now_s, is_helped=is_helped)
 
     def observe_gap(self, gap_s: float) -> None:
         """Take into account how long a worker was idle between two chunks although work was queued."""
@@ -272,7 +287,7 @@ class Tuner:
             self._decide_chunk(key, decided, f"Calls take {say_seconds(profile.call_s)}, and {_say_rest(remaining)}.")
         return size
 
-    def prefers_caller(self, key: Hashable, *, remaining: int | None, ready_workers: int) -> bool:
+    def prefers_caller(self, key: Hashable, *, remaining: int | None, ready_workers: int, callers: int = 1) -> bool:
         """Predict whether running the rest of a function's calls in the caller's thread ends sooner.
 
         A lane that serves is left only for one predicted to be clearly (a tenth) faster, so noise moves nothing.
@@ -283,6 +298,7 @@ class Tuner:
             key: The function.
             remaining: Calls of it that are left, or None where nobody knows.
             ready_workers: Workers that could take calls now; 0 adds the cost of starting them.
+            callers: Threads that share the calls in the caller's process.
 
         Returns:
             True also where nothing was measured yet.
@@ -296,6 +312,7 @@ class Tuner:
         was_shipped = key in self._shipped
         once_bytes = 0 if was_shipped else profile.function_bytes
         serial_s, parallel_s = self._predict(profile, calls, ready_workers=ready_workers, once_bytes=once_bytes)
+        serial_s /= callers
         stays = serial_s < CLEARLY * parallel_s if was_shipped else parallel_s >= CLEARLY * serial_s
         self._forecasts[key] = profile.call_s, calls, serial_s, parallel_s
         if stays:  # decided when the caller has run some
@@ -304,6 +321,10 @@ class Tuner:
             self._shipped.add(key)
             self._decide_lane(key, self._lane, self._say_forecast(key))
         return stays
+
+    def note_callers(self, key: Hashable, callers: int) -> None:
+        """Note how many threads of the caller's process share calls of a function from now on."""
+        self._callers[key] = callers
 
     def wanted_workers(self, *, now_s: float, current: int, busy: int, backlog: int | None) -> int:
         """Choose how many workers there should be.
@@ -383,8 +404,13 @@ class Tuner:
         serial_s = parallel_s = None
         if profile is not None and profile.calls and self._remaining is not None:
             serial_s, parallel_s = self._predict(profile, self._remaining, ready_workers=level)
-        if self._lanes.get(key, self._home) is Lane.CALLER:
-            return Plan(Lane.CALLER, 0, chunksize, self._say_forecast(key), serial_s, serial_s)
+        lane = self._lanes.get(key, self._home)
+        if lane is Lane.CALLER:
+            return Plan(lane, 0, chunksize, self._say_forecast(key), serial_s, serial_s)
+        if lane in self._helping:
+            callers = self._callers_of(key)
+            here_s = None if serial_s is None else serial_s / callers
+            return Plan(lane, callers, chunksize, self._say_callers(key), here_s, serial_s)
         return Plan(self._lane, level, chunksize, self._reason, parallel_s, serial_s)
 
     @property
@@ -417,7 +443,7 @@ class Tuner:
             profile = self._profiles[key] = FunctionProfile()
             profile.observe(m)
             del self._known[key]
-        elif m.lane is not Lane.CALLER:
+        elif m.lane not in self._helping:
             del self._known[key]
         return profile
 
@@ -513,6 +539,15 @@ class Tuner:
         times = f"{say_seconds(serial_s)} here and {say_seconds(parallel_s)} in workers"
         return f"Calls take {say_seconds(call_s)}: {calls:,} more would take {times}."
 
+    def _say_callers(self, key: Hashable) -> str:
+        return (
+            "Calls leave no trace and let go of the interpreter's lock: "
+            f"{say_count(self._callers_of(key), 'thread')} share them here."
+        )
+
+    def _callers_of(self, key: Hashable) -> int:
+        return self._callers.get(key, self.machine.cores)
+
     def _decide_lane(self, key: Hashable, lane: Lane, reason: str) -> None:
         before = self._lanes.get(key, self._home)
         if lane is not before:
@@ -535,7 +570,7 @@ class Tuner:
         self._decide_chunk(key, self._first_chunk, reason)
         self._shipped.discard(key)
         self._known.pop(key, None)
-        for table in (self._lanes, self._chunks, self._forecasts):
+        for table in (self._lanes, self._chunks, self._forecasts, self._callers):
             table.pop(key, None)
 
 

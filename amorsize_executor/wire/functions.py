@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from amorsize_executor.wire.codec import Codec, are_plain
+from amorsize_executor.wire.codec import PLAIN, Codec, are_plain
 from amorsize_executor.wire.decorated import (
     DEPTH,
     Decorated,
@@ -25,9 +25,9 @@ from amorsize_executor.wire.decorated import (
     is_bound,
     strip,
 )
-from amorsize_executor.wire.reach import CACHED, NAMED, globals_bound_by, is_named, name_in_main
+from amorsize_executor.wire.reach import CACHED, NAMED, globals_bound_by, is_exactly, is_named, name_in_main
 from amorsize_executor.wire.state import has_state
-from amorsize_executor.wire.traceless import are_small_arrays, leaves_no_trace
+from amorsize_executor.wire.traceless import are_apart, are_arrays, are_small, leaves_no_trace, lets_go
 from amorsize_executor.wire.weight import weigh
 
 FRESH_BYTES = 65_536
@@ -52,6 +52,7 @@ class Function:
         number: Its name on the wire, unique in this process.
         key: What measurements are kept under: the code, not the instance.
         weight: About how many bytes it is on the wire.
+        overlaps: Whether threads were seen to run its calls at the same time; None before.
     """
 
     __slots__ = (
@@ -70,6 +71,7 @@ class Function:
         "is_guarded",
         "key",
         "number",
+        "overlaps",
         "weight",
     )
 
@@ -82,6 +84,7 @@ class Function:
         self.number = number
         self.key = measured_under(self.callable)
         self.weight = weigh(self.callable) if image is None else len(image)
+        self.overlaps: bool | None = None
         self._image = image
         self._codec = codec
         self._is_snapshot = image is not None
@@ -99,19 +102,27 @@ class Function:
 
     @property
     def leaves_no_trace(self) -> bool:
-        """Whether a call with plain values certainly ends soon and leaves nothing behind."""
+        """Whether a call with plain values certainly leaves nothing behind."""
         if self._leaves_no_trace is None:
             self._leaves_no_trace = not self.is_guarded and leaves_no_trace(self.callable)
         return self._leaves_no_trace
 
     def leaves_no_trace_on(self, items: list[Any]) -> bool:
-        """Tell whether calls with these items certainly end soon and leave nothing behind."""
+        """Tell whether calls with these items certainly leave nothing behind, and take no more than a few passes."""
         if not self.leaves_no_trace:
             return False
-        if are_plain(items):
-            return True
-        if not are_small_arrays(items):
+        return are_plain(items) or (are_arrays(items) and are_small(items) and self._is_for_arrays)
+
+    def may_be_shared(self, items: list[Any]) -> bool:
+        """Tell whether threads may run calls with these items at the same time, and it may be of use."""
+        if self.overlaps is False or not items or not self.leaves_no_trace:
             return False
+        if is_exactly(items[0], PLAIN):  # these come first, since it takes long to look at many of them
+            return lets_go(self.callable) and are_plain(items)
+        return are_arrays(items) and are_apart(items) and self._is_for_arrays
+
+    @property
+    def _is_for_arrays(self) -> bool:
         if self._leaves_no_trace_on_arrays is None:
             self._leaves_no_trace_on_arrays = leaves_no_trace(self.callable, on_arrays=True)
         return self._leaves_no_trace_on_arrays

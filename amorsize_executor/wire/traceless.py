@@ -1,17 +1,21 @@
 """Functions of which code tells that a call ends soon and leaves nothing behind.
 
 Where such a call runs, and whether it ran before workers were forked, nobody can tell. So a map of such calls needs
-nothing but its caller, until that finds it to be worth more. What is not sure counts as leaving traces.
+nothing but its caller, until that finds it to be worth more. Nor can anybody tell how many of them run at a time, so
+threads may share them, which is of use where they let go of the interpreter's lock. What is not sure counts as leaving
+traces.
 """
 
 from __future__ import annotations
 
 import builtins
+import itertools
 import math
 import opcode
 import operator
 import sys
 import types
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +27,8 @@ _PLAIN_BUILTINS = (
     *("isinstance", "len", "max", "min", "oct", "ord", "pow", "repr", "round", "str", "sum"),
 )
 _HARMLESS = frozenset(getattr(builtins, name) for name in _PLAIN_BUILTINS)
-_MODULES = (math, operator)
-_OBJECTS = frozenset((math, operator))
+_MODULES = (math, operator, zlib)
+_OBJECTS = frozenset(_MODULES)
 _OPERATIONS = frozenset(
     opcode.opmap[name]
     for name in opcode.opmap
@@ -72,6 +76,14 @@ _ARRAY_NAMES = frozenset(
 )
 """What of NumPy and of its arrays ends in a few passes over them, without threads, files or random numbers."""
 
+_HASH_NAMES = frozenset(
+    (
+        *("blake2b", "blake2s", "md5", "new", "pbkdf2_hmac", "scrypt", "sha1", "sha224", "sha256", "sha384"),
+        *("sha3_224", "sha3_256", "sha3_384", "sha3_512", "sha512", "shake_128", "shake_256"),
+    )
+)
+"""What of ``hashlib`` takes values and gives a hash."""
+
 _SOON_BYTES = 8 << 20
 """A few passes over an array of this size take some milliseconds."""
 
@@ -93,23 +105,54 @@ def leaves_no_trace(function: Callable[..., Any], *, on_arrays: bool = False) ->
     return _is_harmless(function)
 
 
-def are_small_arrays(items: list[Any]) -> bool:
-    """Tell whether all items are NumPy arrays or scalars without objects in them, or plain, and not much altogether."""
+def lets_go(function: Callable[..., Any]) -> bool:
+    """Tell whether calls of a function that leave no trace may let go of the interpreter's lock."""
+    if not isinstance(function, types.FunctionType):
+        return _is_unlocked(function)
+    return any(_is_unlocked(_look_up(function, name)) for name in function.__code__.co_names)
+
+
+def _is_unlocked(found: Any) -> bool:
+    if found is zlib or (isinstance(found, types.BuiltinFunctionType) and found.__self__ is zlib):
+        return True
+    return _is_of(found, "numpy", _ARRAY_NAMES) or _is_of(found, "hashlib", _HASH_NAMES)
+
+
+def are_arrays(items: list[Any]) -> bool:
+    """Tell whether all items are NumPy arrays or scalars without objects in them, or plain."""
     numpy = _numpy()
-    if numpy is None:
-        return False
+    return numpy is not None and all(
+        not item.dtype.hasobject if type(item) is numpy.ndarray else _is_scalar(item, numpy) for item in items
+    )
+
+
+def _is_scalar(item: Any, numpy: Any) -> bool:
+    kind = type(item)
+    return is_exactly(item, PLAIN) or (kind.__module__ == "numpy" and issubclass(kind, (numpy.number, numpy.bool_)))
+
+
+def are_small(arrays: list[Any]) -> bool:
+    """Tell whether what passed ``are_arrays`` is small, each and altogether."""
     total = 0
-    for item in items:
-        kind = type(item)
-        if kind is numpy.ndarray:
-            total += item.nbytes
-            if item.dtype.hasobject or item.nbytes > _SOON_BYTES or total > _ALL_BYTES:
-                return False
-        elif not (
-            is_exactly(item, PLAIN) or (kind.__module__ == "numpy" and issubclass(kind, (numpy.number, numpy.bool_)))
-        ):
+    for array in arrays:
+        size = getattr(array, "nbytes", 0)
+        total += size
+        if size > _SOON_BYTES or total > _ALL_BYTES:
             return False
     return True
+
+
+def are_apart(arrays: list[Any]) -> bool:
+    """Tell whether no two of what passed ``are_arrays`` share memory, so that what a call changes is its own."""
+    ranges = []
+    for array in arrays:
+        if getattr(array, "ndim", 0):
+            if not array.flags.forc:  # it lies scattered
+                return False
+            begin = array.__array_interface__["data"][0]
+            ranges.append((begin, begin + array.nbytes))
+    ranges.sort()
+    return all(end <= begin for (_, end), (begin, _) in itertools.pairwise(ranges))
 
 
 def _is_straight(function: types.FunctionType, *, on_arrays: bool) -> bool:
@@ -121,7 +164,7 @@ def _is_straight(function: types.FunctionType, *, on_arrays: bool) -> bool:
     except ValueError:  # an empty cell
         return False
     found = {name: _look_up(function, name) for name in code.co_names}
-    is_narrow = on_arrays or any(map(_is_of_numpy, found.values()))
+    is_narrow = on_arrays or any(_is_of(each, "numpy", _ARRAY_NAMES) for each in found.values())
     return (
         _OPERATIONS.issuperset(code.co_code[::2])
         and _goes_forward(code.co_code)
@@ -129,6 +172,7 @@ def _is_straight(function: types.FunctionType, *, on_arrays: bool) -> bool:
         and are_plain(kept)
         and all(are_plain((each,)) or _is_harmless(each) for each in found.values())
         and not any(name.startswith("_") or (is_narrow and _is_odd(name, each)) for name, each in found.items())
+        and not any(each is None and name in _oddities(found) for name, each in found.items())
     )
 
 
@@ -136,6 +180,12 @@ def _is_odd(name: str, found: Any) -> bool:
     """Tell whether a name may be that of an attribute, of arrays or of NumPy, that is not known to be harmless."""
     numpy = sys.modules["numpy"]
     return name not in _ARRAY_NAMES and (found is None or hasattr(numpy.ndarray, name) or name in dir(numpy))
+
+
+def _oddities(found: dict[str, Any]) -> set[str]:
+    """Return the names of what ``hashlib``, if it is among what was found, has and is not known to be harmless."""
+    hashlib = sys.modules.get("hashlib")
+    return set() if hashlib is None or hashlib not in found.values() else vars(hashlib).keys() - _HASH_NAMES
 
 
 def _goes_forward(code: bytes) -> bool:
@@ -162,14 +212,15 @@ def _is_harmless(found: Any) -> bool:
         return True
     if (kind is type and found in _HARMLESS) or (kind is types.ModuleType and found in _OBJECTS):
         return True
-    return _is_of_numpy(found)
+    return _is_of(found, "numpy", _ARRAY_NAMES) or _is_of(found, "hashlib", _HASH_NAMES)
 
 
-def _is_of_numpy(found: Any) -> bool:
-    numpy = _numpy()
-    if numpy is None or found is None:
+def _is_of(found: Any, module: str, names: frozenset[str]) -> bool:
+    """Tell whether an object is a module, if that is loaded, or what it has under one of ``names``."""
+    loaded = _numpy() if module == "numpy" else sys.modules.get(module)
+    if loaded is None or found is None:
         return False
-    return found is numpy or any(found is vars(numpy).get(name) for name in _ARRAY_NAMES)
+    return found is loaded or any(found is vars(loaded).get(name) for name in names)
 
 
 def _numpy() -> Any:

@@ -81,10 +81,10 @@ def settle_in(snapshot: main_module.MainSnapshot | None) -> None:
     if numpy_random is not None:
         numpy_random.seed()
     try:
-        with open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
+        with open("/proc/self/oom_score_adj", "r+b", 0) as file:  # a codec would be imported
             score = int(file.read())
             file.seek(0)
-            file.write(str(min(1000, score + _OOM_SCORE)))
+            file.write(b"%d" % min(1000, score + _OOM_SCORE))
     except OSError:  # not Linux, or not allowed: the kernel chooses as it does for all
         return
 

@@ -167,7 +167,7 @@ class _Zygote:
         self._report(REAPED, worker, os.waitstatus_to_exitcode(status), [])
 
     def _report(self, kind: int, worker: int, value: int, descriptors: list[int]) -> None:
-        message = f"{kind} {worker} {value}\n".encode("ascii")
+        message = f"{kind} {worker} {value}\n".encode()
         with contextlib.suppress(ConnectionError):  # the parent is gone; the poll will say so
             socket.send_fds(self._control, [message], descriptors)
 

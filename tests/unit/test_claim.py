@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from amorsize_executor import AdaptiveExecutor
-from amorsize_executor.engine.helper import Claim, next_batch, run_batch
+from amorsize_executor.engine.claim import Claim, next_batch, run_batch
 from amorsize_executor.engine.span import Span
 from amorsize_executor.engine.stream import Stream
 from amorsize_executor.wire.functions import ONE

@@ -177,7 +177,7 @@ def test_caller_proves_nothing():
     assert pool.controller.trial is not None
     for _ in range(100):
         pool.now_s += 0.02
-        pool.controller.observe(measure(0.02, waiting=0.5, lane=Lane.CALLER), 0.02, now_s=pool.now_s)
+        pool.controller.observe(measure(0.02, waiting=0.5), 0.02, now_s=pool.now_s, is_helped=True)
         pool.step()
     assert pool.controller.trial is not None
 

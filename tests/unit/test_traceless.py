@@ -1,16 +1,26 @@
 """Of which functions code tells that a call ends soon and leaves nothing behind."""
 
 import functools
+import hashlib
 import math
 import operator
+import zlib
+from hashlib import blake2b, md5, sha3_256
 from operator import matmul
 
 import numpy as np
 import pytest
 
-from amorsize_executor.wire.traceless import are_small_arrays, leaves_no_trace
+from amorsize_executor.wire.traceless import are_apart, are_arrays, are_small, leaves_no_trace, lets_go
 
 FACTOR, LABELS = 3, ["a"]
+
+
+def hashes(data):
+    """Hash, by way of an object."""
+    state = hashlib.sha256(data)
+    state.update(b"salt")
+    return state.hexdigest()
 
 
 def scaled(number):
@@ -105,7 +115,11 @@ class Callable:
 
 @pytest.mark.parametrize(
     "function",
-    [scaled, with_default, closing_over(1), lambda x: (x, -x), abs, math.sqrt, operator.neg, str, int, str.upper],
+    [
+        *(scaled, with_default, closing_over(1), lambda x: (x, -x), abs, math.sqrt, operator.neg, str, int, str.upper),
+        *(hashes, zlib.compress, lambda data: sha3_256(data).digest(), lambda data: zlib.decompress(data).upper()),
+        blake2b,
+    ],
 )
 def test_traceless(function):
     """Straight lines through plain values, and harmless builtins."""
@@ -116,6 +130,7 @@ def test_traceless(function):
     "function",
     [
         *(counts_up, loops, prints, reads_a_list, calls_another, with_list, imports, yields, waits, catches),
+        lambda _: hashlib.algorithms_available.add("none"),
         *(reaches_up, closing_over([]), print, eval, open, iter, next, Callable(), Callable, functools.partial(abs)),
         *(list.append, [].append, dict, type, setattr, math.ceil.__call__, operator.methodcaller("clear")),
     ],
@@ -123,6 +138,42 @@ def test_traceless(function):
 def test_anything_else_may_leave_traces(function):
     """What is not sure counts as leaving traces."""
     assert not leaves_no_trace(function)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [*(hashes, zlib.crc32, lambda data: zlib.compress(data, 6), md5, np.sort), lambda n: np.ones(n)[0], blake2b],
+)
+def test_what_lets_go(function):
+    """NumPy, hashes and compression work without the interpreter's lock."""
+    assert lets_go(function)
+
+
+@pytest.mark.parametrize("function", [scaled, abs, math.sqrt, str.upper, lambda text: text.title(), math])
+def test_what_keeps_the_lock(function):
+    """All that the interpreter does itself."""
+    assert not lets_go(function)
+
+
+WHOLE = np.arange(12.0).reshape(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "are_separate"),
+    [
+        ([np.ones(3), np.ones(3), 1, np.float64(2)], True),
+        (list(WHOLE), True),
+        ([WHOLE[0], WHOLE[1:], WHOLE.T[:0]], True),
+        ([WHOLE[0], WHOLE], False),
+        ([WHOLE, WHOLE], False),
+        ([WHOLE[:, 0]], False),
+        ([np.ones(4)[::-1]], False),
+        ([np.frombuffer(b"abcd", np.uint8)[:3], np.frombuffer(b"efgh", np.uint8)], True),
+    ],
+)
+def test_arrays_apart(arrays, are_separate):
+    """Where none shares memory with another; what lies scattered is not looked into."""
+    assert are_apart(arrays) is are_separate
 
 
 def test_names_are_looked_up_when_asked(monkeypatch):
@@ -187,7 +238,7 @@ def test_attributes_of_plain_values_may_be_any():
 
 
 @pytest.mark.parametrize(
-    ("items", "are_small"),
+    ("items", "are_few"),
     [
         ([np.ones(3), np.float64(1), np.bool_(1), 1, "a", None], True),
         ([np.ones((8 << 20) + 1, np.uint8)], False),
@@ -200,6 +251,6 @@ def test_attributes_of_plain_values_may_be_any():
     ],
     ids=["small", "large", "many", "objects", "subclass", "fields", "dates", "lists"],
 )
-def test_small_arrays(items, are_small):
+def test_small_arrays(items, are_few):
     """Without objects, and of less than 8 MiB each and 256 altogether."""
-    assert are_small_arrays(items) is are_small
+    assert (are_arrays(items) and are_small(items)) is are_few
