@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from amorsize_executor.wire.framing import Bytes
-from amorsize_executor.wire.segments import Placed, SegmentPool
+from amorsize_executor.wire.segments import LARGE_BYTES, Placed, SegmentPool
 
 Layout = tuple[int | None, ...]
 RETRY_S = 0.01
@@ -65,6 +65,22 @@ def set_aside(buffers: Sequence[pickle.PickleBuffer], pool: SegmentPool | None) 
 NOTHING = Aside((), [], [])
 
 
+def gather(blobs: list[Bytes], placed: list[Placed], pool: SegmentPool | None) -> tuple[list[Bytes], bool]:
+    """Put a frame's blobs in a segment, the last of ``placed``, if they are large: nobody has to read them meanwhile.
+
+    Returns:
+        (the blobs that stay in the frame, whether the others are in a segment).
+    """
+    if pool is None or sum(map(len, blobs)) < LARGE_BYTES:
+        return blobs, False
+    # What is shown to a user, of several blobs, may have to be written to.
+    where = pool.place(memoryview(blobs[0] if len(blobs) == 1 else bytearray().join(blobs)))
+    if where is None:
+        return blobs, False
+    placed.append(where)
+    return [], True
+
+
 def bring_back(
     layout: Iterable[int | None], blobs: memoryview, offset: int, arrived: deque[memoryview | None]
 ) -> tuple[list[memoryview | None], int]:
@@ -94,7 +110,23 @@ def check_all_came(buffers: Sequence[memoryview | None]) -> None:
         OSError: A buffer did not arrive, for this process had no descriptor left.
     """
     if buffers and any(buffer is None for buffer in buffers):
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        raise lost()
+
+
+def require_whole(blobs: memoryview | None) -> memoryview:
+    """Return a frame's blobs, which may have come in a segment.
+
+    Raises:
+        OSError: They did not arrive, as above.
+    """
+    if blobs is None:
+        raise lost()
+    return blobs
+
+
+def lost() -> OSError:
+    """Return the error of what did not arrive."""
+    return OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def placed_bytes(placed: Sequence[Placed]) -> int:

@@ -20,7 +20,7 @@ from operator import mul
 from typing import Any
 
 from amorsize_executor.wire import framing
-from amorsize_executor.wire.buffers import Layout, set_aside
+from amorsize_executor.wire.buffers import NOTHING, Aside, Layout, gather, set_aside
 from amorsize_executor.wire.codec import PLAIN, Codec, are_plain
 from amorsize_executor.wire.reach import is_exactly
 from amorsize_executor.wire.segments import Placed, SegmentPool
@@ -159,10 +159,11 @@ class PipeRecorder:
             batch = self._out[:count]
             del self._out[:count]
             layout, blobs, placed = lay_out(batch)
+            blobs, are_apart = gather(blobs, placed, self._pool)
             first, self._first = self._first, self._first + count
             self._pending_bytes = 0
             self._flushed_ns = time.monotonic_ns()
-            pieces = framing.frame(framing.OUTCOMES, (first, count, layout, end, placed), blobs)
+            pieces = framing.frame(framing.OUTCOMES, (first, count, layout, end, placed, are_apart), blobs)
             self._send(pieces, self._pool.descriptors(placed) if placed and self._pool is not None else ())
 
     def _flush_now_and_then(self) -> None:
@@ -179,7 +180,7 @@ class PipeRecorder:
         buffers: list[pickle.PickleBuffer] = []
         try:
             data = self._codec.dumps(value, buffers)
-            aside = set_aside(buffers, self._pool)
+            aside = self._set_aside(buffers)
             # A call may go on with what it has returned, and write under a read-only view: what travels later is
             # copied now, as a pickle would.
             raws = [bytes(raw) for raw in aside.raws]
@@ -187,6 +188,12 @@ class PipeRecorder:
             return self._encode_error(error, 0, ERROR)
         self._count_bytes(len(data) + aside.nbytes)
         return Encoded((VALUE, len(data), *aside.layout), [data, *raws], aside.placed)
+
+    def _set_aside(self, buffers: list[pickle.PickleBuffer]) -> Aside:
+        if not buffers:
+            return NOTHING
+        with self._lock:  # the flusher may put what it sends in a segment meanwhile
+            return set_aside(buffers, self._pool)
 
     def _encode_error(self, error: BaseException, skip_frames: int, kind: int) -> Encoded:
         data = encode_error(self._codec, error, skip_frames)

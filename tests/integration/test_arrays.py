@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import errno
 import gc
 import multiprocessing
 import os
@@ -17,7 +18,7 @@ import pytest
 
 from amorsize_executor import AdaptiveExecutor
 from amorsize_executor.backends import pipe_link
-from amorsize_executor.wire.segments import USED
+from amorsize_executor.wire.segments import USED, SegmentMap
 from tests.conftest import HAS_PROC
 from tests.processes import poll_until
 from tests.segments import segments_mapped, segments_open
@@ -172,6 +173,77 @@ def test_many_calls_in_one_chunk(monkeypatch):
         for _ in range(3):
             for sent, back in zip(items, executor.map(give_back, items)):
                 assert np.array_equal(sent, back)
+
+
+SMALL = [
+    *(f"{number:06}" * 2_000 for number in range(60)),
+    *(bytes([number]) * 15_000 for number in range(60)),
+    *({"number": number, "text": "x" * 10_000} for number in range(60)),
+    *(numbered(number, 4_000) for number in range(60)),
+]
+"""None is large, but all of them are: plain ones, others, and with buffers of their own."""
+
+
+def write_to(item):
+    """Return the argument; arrays are written to before."""
+    return double(item) if isinstance(item, np.ndarray) else item
+
+
+def test_many_small_ones_travel_in_segments_too(executor):
+    """What a chunk weighs counts, not what each call does; they come as they went, and can be written to."""
+    wanted = [2 * item if isinstance(item, np.ndarray) else item for item in SMALL]
+    for chunksize in (60, 240, 17):
+        found = list(executor.map(write_to, SMALL, chunksize=chunksize))
+        assert all(np.array_equal(one, other) for one, other in zip(found, wanted))
+        assert len(found) == len(SMALL)
+        found[-1][0] += 1
+
+
+@linux_only
+def test_a_large_chunk_leaves_the_socket_to_others():
+    """Its frame says where it is; so do those of what comes back. Segments are used again."""
+    texts = [f"{number:10}" * 1_000 for number in range(1_000)]
+    with AdaptiveExecutor(1, isolate=True, chunksize=100) as executor:
+        assert list(executor.map(give_back, texts)) == texts
+        (worker,) = executor._engine.workers.values()
+        assert worker.link._pool.uses == 10
+        assert worker.link._map.opened >= 9
+        assert len(worker.link._pool) <= 4
+        assert worker.link._map.live == 0
+
+
+def lose(self, slot, capacity, descriptors):
+    """Have no room for another descriptor."""
+    os.close(descriptors.popleft())
+
+
+@linux_only
+def test_a_chunk_that_got_lost_fails_its_calls(monkeypatch):
+    """Of arguments and of results alike, each with an error of its own; what comes in the frame is not concerned."""
+    monkeypatch.setattr(SegmentMap, "_enter", lose)
+    plain = [f"{number:10}" * 1_000 for number in range(50)]
+    others = [(text,) for text in plain]
+    context = multiprocessing.get_context("fork")  # so that the worker has no room either
+    with AdaptiveExecutor(1, mp_context=context, chunksize=50) as executor:
+        for function, items in [(len, plain), (len, others)]:
+            errors = list(executor.imap(function, items, on_error="return", buffersize=50))
+            assert [getattr(error, "errno", None) for error in errors] == [errno.EMFILE] * 50
+            assert len({id(error) for error in errors}) == 50
+        for function, kind in [(make_text, str), (make_list, list)]:
+            found = list(executor.imap(function, range(50), on_error="return", buffersize=50))
+            assert sum(getattr(error, "errno", None) == errno.EMFILE for error in found) > 25
+            assert {type(each) for each in found} <= {OSError, kind}  # a few may have come home by themselves
+            assert list(executor.map(abs, range(50))) == list(range(50))
+
+
+def make_text(number):
+    """Return ten thousand characters."""
+    return f"{number:10}" * 1_000
+
+
+def make_list(number):
+    """Return a list of them."""
+    return [make_text(number)]
 
 
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])

@@ -35,7 +35,7 @@ class Sent:
             target[:count] = data[:count]
             data = data[count:]
             frames = reader.received(count)
-        ((kind, (first, count, layout, end, placed), blobs),) = frames
+        ((kind, (first, count, layout, end, placed, _are_apart), blobs),) = frames
         assert (kind, placed) == (framing.OUTCOMES, [])
         self.frames.append((first, count, layout, end, bytes(blobs)))
 
