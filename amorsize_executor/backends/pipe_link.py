@@ -106,8 +106,8 @@ class PipeLink:
                 metas.append(meta)
                 blobs += some
         if metas:
-            blobs, are_apart = buffers.gather(blobs, placed, self._pool)
             self.sent_bytes = sum(map(len, blobs)) + buffers.placed_bytes(placed)
+            blobs, are_apart = buffers.gather(blobs, placed, self._pool)
             meta = (chunk.number, chunk.flush_ns, chunk.stop_after_errors, metas, placed, are_apart)
             self._write(framing.frame(framing.CALLS, meta, blobs), self._pool.descriptors(placed))
             if placed:
@@ -251,9 +251,9 @@ class PipeLink:
             first, count, layout, end, placed, are_apart = meta
             if count:
                 arrived = self._map.open(placed)
-                body = arrived.pop() if are_apart else blobs
-                outcomes = lost_outcomes(count) if body is None else self._decode(layout, body, arrived)
-                del body
+                body = buffers.blobs_of(blobs, arrived, are_apart=are_apart)
+                outcomes = self._decode(layout, body, arrived)
+                del body, arrived  # so that they may be filled again
                 self._events.outcomes_arrived(self.worker, first, *outcomes)
             if placed:
                 self._trim_when_idle()
@@ -382,11 +382,6 @@ class PipeLink:
             self.kill = self._kill_later  # a timer may hold us for a while, and need not hold the process
             line, self._line = self._line, copy_of(self._line)
             line.release()
-
-
-def lost_outcomes(count: int) -> tuple[list[Any], dict[int, BaseException]]:
-    """Return the outcomes of calls whose results did not arrive."""
-    return [None] * count, {index: buffers.lost() for index in range(count)}
 
 
 def send_signal(pidfd: int, number: int) -> None:

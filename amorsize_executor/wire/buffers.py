@@ -68,17 +68,29 @@ NOTHING = Aside((), [], [])
 def gather(blobs: list[Bytes], placed: list[Placed], pool: SegmentPool | None) -> tuple[list[Bytes], bool]:
     """Put a frame's blobs in a segment, the last of ``placed``, if they are large: nobody has to read them meanwhile.
 
+    Only in one that the receiver has: a new one is made known first, since many calls would be lost with their frame.
+
     Returns:
         (the blobs that stay in the frame, whether the others are in a segment).
     """
-    if pool is None or sum(map(len, blobs)) < LARGE_BYTES:
+    size = sum(map(len, blobs))
+    if pool is None or size < LARGE_BYTES:
         return blobs, False
-    # What is shown to a user, of several blobs, may have to be written to.
-    where = pool.place(memoryview(blobs[0] if len(blobs) == 1 else bytearray().join(blobs)))
-    if where is None:
-        return blobs, False
-    placed.append(where)
-    return [], True
+    where = pool.refill(blobs, size)
+    if where is not None:
+        placed.append(where)
+        return [], True
+    news = pool.introduce(size)
+    if news is not None:
+        placed.append(news)
+    return blobs, False
+
+
+def blobs_of(blobs: memoryview, arrived: deque[memoryview | None], *, are_apart: bool) -> memoryview:
+    """Return a frame's blobs as they were before ``gather``."""
+    body = arrived.pop() if are_apart else blobs
+    check_all_came([body])
+    return body  # type: ignore[return-value]
 
 
 def bring_back(
@@ -110,23 +122,7 @@ def check_all_came(buffers: Sequence[memoryview | None]) -> None:
         OSError: A buffer did not arrive, for this process had no descriptor left.
     """
     if buffers and any(buffer is None for buffer in buffers):
-        raise lost()
-
-
-def require_whole(blobs: memoryview | None) -> memoryview:
-    """Return a frame's blobs, which may have come in a segment.
-
-    Raises:
-        OSError: They did not arrive, as above.
-    """
-    if blobs is None:
-        raise lost()
-    return blobs
-
-
-def lost() -> OSError:
-    """Return the error of what did not arrive."""
-    return OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def placed_bytes(placed: Sequence[Placed]) -> int:

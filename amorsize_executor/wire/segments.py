@@ -128,7 +128,7 @@ class SegmentPool:
             segment[:size] = raw
             self._credit += 1
         elif self._credit:
-            slot, capacity = self._make(raw)
+            slot, capacity = self._make(size, raw)
             if slot is None:
                 return None
             self._credit -= 1
@@ -140,6 +140,36 @@ class SegmentPool:
         if capacity:
             dropped, self._dropped = self._dropped, ()
         return slot, size, raw.readonly, capacity, dropped
+
+    def refill(self, pieces: Sequence[bytes | bytearray | memoryview], size: int) -> Placed | None:
+        """Copy pieces, ``size`` bytes altogether, into a segment that the receiver has and does not use, if any."""
+        if not self._is_open:
+            return None
+        self._drop_lost()
+        slot = self._fitting(size)
+        if slot is None:
+            return None
+        segment = self._segments[slot] = self._segments.pop(slot)
+        at = 0
+        for piece in pieces:
+            segment[at : at + len(piece)] = piece
+            at += len(piece)
+        self._credit += 1
+        self._flags[slot] = USED
+        self.uses += 1
+        return slot, size, False, 0, ()
+
+    def introduce(self, size: int) -> Placed | None:
+        """Make a segment that ``size`` bytes fit into, and more, for the receiver to get to know; None for no room."""
+        if not (self._is_open and self._credit):
+            return None
+        slot, capacity = self._make(1 << (size - 1).bit_length())
+        if slot is None:
+            return None
+        self._credit -= 1
+        self._flags[slot] = USED
+        dropped, self._dropped = self._dropped, ()
+        return slot, 1, False, capacity, dropped
 
     def descriptors(self, placed: Sequence[Placed]) -> list[int]:
         """Take the descriptors that have to go with the frame of these buffers; whoever sends them closes them."""
@@ -174,8 +204,8 @@ class SegmentPool:
         fitting = [pair for pair in sizes if size <= pair[0] <= _MOST_TIMES_LARGER * size]
         return min(fitting)[1] if fitting else None
 
-    def _make(self, raw: memoryview) -> tuple[int | None, int]:
-        capacity = -(-raw.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    def _make(self, size: int, content: memoryview | None = None) -> tuple[int | None, int]:
+        capacity = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         slot = self._make_room(capacity)
         if slot is None or not can_map():
             return None, 0
@@ -183,7 +213,8 @@ class SegmentPool:
         try:
             descriptor = os.memfd_create("amorsize-buffer", os.MFD_CLOEXEC)
             os.ftruncate(descriptor, capacity)
-            write_all(descriptor, raw)  # not through the mapping: this spares zeroing the pages, and can fail
+            if content is not None:
+                write_all(descriptor, content)  # not through the mapping: this spares zeroing the pages, and can fail
             self._segments[slot] = map_shared(descriptor, capacity)
         except (OSError, ValueError):  # no descriptors or no memory: the socket needs neither
             if descriptor >= 0:

@@ -16,7 +16,7 @@ from typing import Any
 
 from amorsize_executor.system import let_interrupts_through
 from amorsize_executor.wire import framing, main_module
-from amorsize_executor.wire.buffers import bring_back, check_all_came, require_whole, send_all
+from amorsize_executor.wire.buffers import blobs_of, bring_back, check_all_came, send_all
 from amorsize_executor.wire.codec import Codec
 from amorsize_executor.wire.functions import FunctionCache
 from amorsize_executor.wire.segments import SegmentMap, SegmentPool
@@ -130,15 +130,15 @@ class _Worker:
         last = groups[-1]
         self._recorder.begin_chunk(first, last[2] + last[3] - first, flush_ns)
         arrived = self._map.open(placed)
-        body = arrived.pop() if are_apart else blobs
+        blobs = blobs_of(blobs, arrived, are_apart=are_apart)
         offset, number = 0, first
         for function, style, number, count, layout, size in groups:
-            if body is None:
-                items: Iterator[Any] = _Items(self._codec, [(0,)] * count, None, arrived, self._recorder)
-            elif layout is None:
-                items = iter(pickle.loads(body[offset : offset + size]))
-            else:
-                items = _Items(self._codec, layout, body[offset : offset + size], arrived, self._recorder)
+            data = blobs[offset : offset + size]
+            items = (
+                iter(pickle.loads(data))
+                if layout is None
+                else _Items(self._codec, layout, data, arrived, self._recorder)
+            )
             offset += size
             self._recorder.begin_group(number)
             ran = run_chunk(
@@ -169,15 +169,14 @@ def frames_from(receive_into: Callable[[memoryview], int], reader: framing.Frame
 class _Items(Iterator[Any]):
     """A group's arguments, each unpickled when its call is about to start, so that a failure is that call's.
 
-    The layout tells per item the pickle's size and those of its buffers, as ``buffers`` has them. The blobs are None
-    where they got lost.
+    The layout tells per item the pickle's size and those of its buffers, as ``buffers`` has them.
     """
 
     def __init__(
         self,
         codec: Codec,
         layout: list[Any],
-        blobs: memoryview | None,
+        blobs: memoryview,
         arrived: deque[memoryview | None],
         recorder: PipeRecorder,
     ) -> None:
@@ -191,11 +190,10 @@ class _Items(Iterator[Any]):
     def __next__(self) -> Any:
         size, *beside = next(self._layout)
         begin, end = self._offset, self._offset + size
+        buffers, self._offset = bring_back(beside, self._blobs, end, self._arrived)
         try:
-            blobs = require_whole(self._blobs)
-            buffers, self._offset = bring_back(beside, blobs, end, self._arrived)
             check_all_came(buffers)
-            return self._codec.loads(blobs[begin:end], buffers)
+            return self._codec.loads(self._blobs[begin:end], buffers)
         except BaseException as error:
             self._recorder.unreadable = error
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import errno
 import gc
 import multiprocessing
 import os
@@ -206,8 +205,8 @@ def test_a_large_chunk_leaves_the_socket_to_others():
     with AdaptiveExecutor(1, isolate=True, chunksize=100) as executor:
         assert list(executor.map(give_back, texts)) == texts
         (worker,) = executor._engine.workers.values()
-        assert worker.link._pool.uses == 10
-        assert worker.link._map.opened >= 9
+        assert 6 <= worker.link._pool.uses <= 9  # the first ones make segments known
+        assert worker.link._map.opened >= 6
         assert len(worker.link._pool) <= 4
         assert worker.link._map.live == 0
 
@@ -218,32 +217,15 @@ def lose(self, slot, capacity, descriptors):
 
 
 @linux_only
-def test_a_chunk_that_got_lost_fails_its_calls(monkeypatch):
-    """Of arguments and of results alike, each with an error of its own; what comes in the frame is not concerned."""
+def test_no_chunk_gets_lost(monkeypatch):
+    """Who has no room for segments, worker or caller, gets all through the socket."""
     monkeypatch.setattr(SegmentMap, "_enter", lose)
-    plain = [f"{number:10}" * 1_000 for number in range(50)]
-    others = [(text,) for text in plain]
     context = multiprocessing.get_context("fork")  # so that the worker has no room either
     with AdaptiveExecutor(1, mp_context=context, chunksize=50) as executor:
-        for function, items in [(len, plain), (len, others)]:
-            errors = list(executor.imap(function, items, on_error="return", buffersize=50))
-            assert [getattr(error, "errno", None) for error in errors] == [errno.EMFILE] * 50
-            assert len({id(error) for error in errors}) == 50
-        for function, kind in [(make_text, str), (make_list, list)]:
-            found = list(executor.imap(function, range(50), on_error="return", buffersize=50))
-            assert sum(getattr(error, "errno", None) == errno.EMFILE for error in found) > 25
-            assert {type(each) for each in found} <= {OSError, kind}  # a few may have come home by themselves
-            assert list(executor.map(abs, range(50))) == list(range(50))
-
-
-def make_text(number):
-    """Return ten thousand characters."""
-    return f"{number:10}" * 1_000
-
-
-def make_list(number):
-    """Return a list of them."""
-    return [make_text(number)]
+        for _ in range(3):
+            assert list(executor.map(write_to, SMALL[:180])) == SMALL[:180]
+        (worker,) = executor._engine.workers.values()
+        assert worker.link._pool.uses == worker.link._map.opened == 0
 
 
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
