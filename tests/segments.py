@@ -7,7 +7,7 @@ import pickle
 import socket
 from pathlib import Path
 
-from amorsize_executor.wire.buffers import bring_back, send_all, set_aside
+from amorsize_executor.wire.buffers import blobs_of, bring_back, gather, send_all, set_aside
 from amorsize_executor.wire.segments import MOST, SegmentMap, SegmentPool, offer
 
 LARGE = 300_000  # bytes, enough for a segment
@@ -32,6 +32,14 @@ class Pair:
         views, end = bring_back(aside.layout, blobs, 0, self.map.open(aside.placed))
         assert end == len(blobs)
         return views
+
+    def send_together(self, *blobs):
+        """Send blobs that are large as a whole; return what arrives, and whether it came in a segment."""
+        placed = []
+        left, are_apart = gather(list(blobs), placed, self.pool)
+        send_all(self.ours, [b"frame"], self.pool.descriptors(placed))
+        assert self.map.receive_into(self.theirs, memoryview(bytearray(100))) == len(b"frame")
+        return blobs_of(memoryview(b"".join(left)), self.map.open(placed), are_apart=are_apart), are_apart
 
     @property
     def states(self):

@@ -57,6 +57,40 @@ def test_a_segment_is_filled_again_when_its_view_is_gone(pair):
     assert segments_open() <= 4
 
 
+def test_blobs_that_are_large_as_a_whole_share_a_segment(pair):
+    """The first time it is made known, with room for more; from then on it is filled, while nobody sees it."""
+    blobs = [content(number, LARGE_BYTES // 3) for number in range(4)]
+    assert pair.send_together(*blobs) == (b"".join(blobs), False)
+    assert pair.states == b""
+    for _ in range(5):
+        assert pair.send_together(*blobs, b"a") == (b"".join([*blobs, b"a"]), True)
+    view, _are_apart = pair.send_together(*blobs)
+    view[0] = 7  # what is shown to somebody may be written to
+    others = [pair.send_together(*blobs) for _ in range(2)]
+    assert [are_apart for _, are_apart in others] == [False, True]
+    assert len(pair.pool) == 2
+    assert view[0] == 7
+
+
+def test_small_blobs_share_no_segment(pair):
+    """Nor do those of a side that may have none."""
+    assert pair.send_together(content(1), b"a")[1] is False
+    assert pair.send_together(content(1, LARGE_BYTES // 2), b"a")[1] is False
+    assert len(pair.pool) == 1
+    pair.pool.close()
+    pair.pool._flags = pair.flags[:]
+    assert pair.send_together(content(1), b"a")[1] is False
+
+
+def test_blobs_stay_in_the_frame_where_the_receiver_has_no_room(pair, monkeypatch):
+    """What it could not map, nobody fills."""
+    monkeypatch.setattr(
+        SegmentMap, "_enter", lambda _self, _slot, _capacity, descriptors: os.close(descriptors.popleft())
+    )
+    for _ in range(10):
+        assert pair.send_together(content(1), b"a") == (content(1) + b"a", False)
+
+
 def test_a_view_of_a_view_keeps_the_segment(pair):
     """Whatever part of a buffer somebody still sees, nothing overwrites it."""
     (view,) = pair.send(content(1))
