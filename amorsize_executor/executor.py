@@ -432,7 +432,6 @@ class AdaptiveExecutor(CallingExecutor):
             engine.ended.wait()
             if thread is not None:
                 thread.join()
-            engine.helper.dismiss()
 
     def __exit__(
         self,

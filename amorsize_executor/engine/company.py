@@ -1,8 +1,8 @@
-"""Company for a caller that helps: threads of its process that run calls of the same map beside it.
+"""Company for a caller that helps: threads of its process that run calls of the same map beside it, while it waits.
 
-Only calls of which code tells that they leave no trace (``wire.traceless``) are shared so: nobody can tell how many of
-them run at the same time. And only as long as it is of use: where they keep the interpreter's lock to themselves, as
-most code does, the threads are seen to stand in line for it, and go.
+Only calls of which code tells that nobody can tell (``wire.traceless``, ``wire.sharing``). And only as long as it is of
+use: where they keep the interpreter's lock to themselves, as most code does, the threads are seen to stand in line for
+it, and are not asked again.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ import time
 from typing import TYPE_CHECKING
 
 from amorsize_executor.engine.claim import next_batch, queued_since_last_s
+from amorsize_executor.engine.interrupts import interrupts_waiting
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from amorsize_executor.engine.helper import Helper
     from amorsize_executor.engine.span import Span
     from amorsize_executor.engine.stream import Stream
@@ -27,12 +30,12 @@ _LEAST_SHARE = 0.7
 
 
 class Company:
-    """Threads that run calls of one stream until none are left, or they are of no use.
+    """Threads that run calls of one stream within a ``with`` block, whose end waits for the calls that they have begun.
 
     Args:
         helper: Lets them run calls.
         stream: Whose calls.
-        threads: How many, >= 0.
+        threads: How many, >= 1.
 
     Attributes:
         callers: How many threads share the calls, the waiting caller among them.
@@ -43,35 +46,35 @@ class Company:
         self._helper = helper
         self._stream = stream
         self.callers = threads + 1
-        self.is_over = not threads
+        self.is_over = False
         self._threads = [
-            # In the caller's context, of which NumPy's way with errors is a part.
             threading.Thread(target=contextvars.copy_context().run, args=(self._work,), name="amorsize-company")
             for _ in range(threads)
         ]
 
-    def start(self) -> None:
-        """Let them begin; fewer where the system has no room for all."""
-        for thread in self._threads.copy():
-            try:
-                thread.start()
-            except RuntimeError:
-                self._threads.remove(thread)
+    def __enter__(self) -> Self:
+        self._stream.company = self
+        try:
+            for thread in self._threads.copy():
+                try:
+                    thread.start()
+                except RuntimeError:  # no room for so many
+                    self._threads.remove(thread)
+        except BaseException:  # Ctrl-C
+            self.__exit__()
+            raise
+        return self
 
-    @property
-    def is_there(self) -> bool:
-        """Whether any of them has not ended."""
-        return any(thread.is_alive() for thread in self._threads)
-
-    def leave(self) -> None:
-        """Wait until all have ended the calls that they have begun; they begin no more."""
+    def __exit__(self, *_details: object) -> None:
         self.is_over = True
-        for thread in self._threads:
-            thread.join()
+        with interrupts_waiting():
+            for thread in self._threads:
+                if thread.ident is not None:
+                    thread.join()
+        self._stream.company = None
 
     def _pick(self) -> Span | None:
-        is_needless = self.is_over or self._stream.is_closed or self._helper.is_shut_down
-        return None if is_needless else self._helper.pick(self._stream)
+        return None if self.is_over or self._stream.is_closed else self._helper.pick(self._stream)
 
     def _work(self) -> None:
         began_s, began_cpu_s = time.monotonic(), time.thread_time()
@@ -80,9 +83,10 @@ class Company:
         while (helped := self._helper.help(self._pick, batch)) is not None:
             batch = next_batch(*helped)
             took_s, cpu_s = time.monotonic() - began_s, time.thread_time() - began_cpu_s
-            if took_s > _TRIAL_S and cpu_s + queued_s < _LEAST_SHARE * took_s:
+            if took_s <= _TRIAL_S:
+                continue
+            if cpu_s + queued_s < _LEAST_SHARE * took_s:
                 queued_s += queued_since_last_s()
-                if cpu_s + queued_s < _LEAST_SHARE * took_s:
-                    self._stream.function.overlaps, self.is_over = False, True
-            elif took_s > _TRIAL_S:
-                self._stream.function.overlaps = True
+            self._stream.function.overlaps = cpu_s + queued_s >= _LEAST_SHARE * took_s
+            if not self._stream.function.overlaps:
+                self.is_over = True

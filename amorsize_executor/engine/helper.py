@@ -19,6 +19,7 @@ from amorsize_executor.engine.company import Company
 from amorsize_executor.engine.stream import Stream
 from amorsize_executor.wire.bindings import helped
 from amorsize_executor.wire.functions import invoker_of
+from amorsize_executor.wire.traceless import treats_errors_as_usual
 
 if TYPE_CHECKING:
     from amorsize_executor.engine.dispatcher import Engine
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 0.003
 """How long fresh work waits for its caller to help before workers are started."""
+
+_SLICE_S = 0.05
+"""How long a caller with company goes on although there are results: then all wait for the last of them."""
 
 _local = threading.local()
 
@@ -37,13 +41,7 @@ class Helper:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._waiting: set[int] = set()
-        self._companies: list[Company] = []
         self._last_s = 0.0
-
-    @property
-    def is_shut_down(self) -> bool:
-        """Whether nothing more is to be begun for calls that nobody waits for."""
-        return self._engine.is_shut_down
 
     def is_active(self, now_s: float) -> bool:
         """Tell whether a caller runs calls, or did a moment ago and is likely to come back for more."""
@@ -61,18 +59,15 @@ class Helper:
             engine.rouse()
             return stream.take(None)
         me = threading.get_ident()
-        began_s = time.thread_time()
+        began_s, helped_s = time.thread_time(), stream.helped_s
         try:
             self._waiting.add(me)
             while not stream.has_ready():
-                helped = self.help(lambda: self.pick(stream), stream.batch)
-                if helped is None:
+                threads = self._company_for(stream, helped_s)
+                if not (self._run_in_company(stream, threads) if threads else self._run_batch(stream)):
                     break
-                stream.batch = next_batch(*helped)
                 helped_s = stream.helped_s + time.thread_time() - began_s
-                if stream.company is None and (helped_s > PATIENCE_S or stream.function.overlaps):
-                    self._call_company(stream)
-                if helped_s > PATIENCE_S and not engine.is_started and self.callers_of(stream) == 1:
+                if helped_s > PATIENCE_S and not (engine.is_started or self._company_for(stream, helped_s)):
                     engine.reconsider(stream)
         finally:
             self._waiting.discard(me)
@@ -99,24 +94,38 @@ class Helper:
             return 1 if source.company.is_over else source.company.callers
         return self._most_callers() if source.function.overlaps and source.may_be_shared else 1
 
-    def dismiss(self) -> None:
-        """Wait until threads that keep callers company have ended; the executor was shut down."""
-        for company in self._companies:
-            company.leave()
-
-    def _call_company(self, stream: Stream) -> None:
-        """Have threads run calls of the stream beside its caller, if it may and might be of use."""
-        engine = self._engine
+    def _company_for(self, stream: Stream, helped_s: float) -> int:
+        """Return how many threads had better run calls of the stream beside its caller, who has helped for so long."""
+        engine, function = self._engine, stream.function
+        if function.overlaps is False or not (function.overlaps or helped_s > PATIENCE_S):
+            return 0
         with engine.lock:
-            key = stream.function.key
-            profile = engine.tuner.profile(key)
-            left_s = 0.0 if profile is None else profile.call_s * sum(map(len, stream.spans))
-            is_worth_it = left_s > PATIENCE_S and not engine.is_shut_down and stream.may_be_shared
-            company = stream.company = Company(self, stream, self._most_callers() - 1 if is_worth_it else 0)
-            if company.callers > 1:
-                engine.tuner.note_callers(key, company.callers)
-        self._companies = [*(former for former in self._companies if former.is_there), company]
-        company.start()
+            left = sum(map(len, stream.spans))
+            profile = engine.tuner.profile(function.key)
+            if profile is None or profile.call_s * left < PATIENCE_S or not stream.may_be_shared:
+                return 0
+            threads = min(self._most_callers(), left) - 1
+            if threads <= 0 or not treats_errors_as_usual():
+                return 0
+            engine.tuner.note_callers(function.key, threads + 1)
+            return threads
+
+    def _run_in_company(self, stream: Stream, threads: int) -> bool:
+        """Run calls of the stream together with other threads for a while; tell whether that has led anywhere."""
+        has_run, until_s = False, time.monotonic() + _SLICE_S
+        with Company(self, stream, threads) as company:
+            while not (company.is_over or (stream.has_ready() and time.monotonic() > until_s)):
+                if not self._run_batch(stream):
+                    break
+                has_run = True
+        return has_run or stream.has_ready()
+
+    def _run_batch(self, stream: Stream) -> bool:
+        """Run some calls of the stream, if there are any for us; tell whether there were."""
+        helped = self.help(lambda: self.pick(stream), stream.batch)
+        if helped is not None:
+            stream.batch = next_batch(*helped)
+        return helped is not None
 
     def _most_callers(self) -> int:
         tuner = self._engine.tuner

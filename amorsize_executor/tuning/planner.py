@@ -323,8 +323,8 @@ class Tuner:
         return stays
 
     def note_callers(self, key: Hashable, callers: int) -> None:
-        """Note how many threads of the caller's process share calls of a function from now on."""
-        self._callers[key] = callers
+        """Note how many threads of the caller's process share calls of a function; the most of them are told of."""
+        self._callers[key] = max(callers, self._callers.get(key, 0))
 
     def wanted_workers(self, *, now_s: float, current: int, busy: int, backlog: int | None) -> int:
         """Choose how many workers there should be.

@@ -27,7 +27,7 @@ from amorsize_executor.wire.decorated import (
 )
 from amorsize_executor.wire.reach import CACHED, NAMED, globals_bound_by, is_exactly, is_named, name_in_main
 from amorsize_executor.wire.state import has_state
-from amorsize_executor.wire.traceless import are_apart, are_arrays, are_small, leaves_no_trace, lets_go
+from amorsize_executor.wire.traceless import are_arrays, are_small, leaves_no_trace
 from amorsize_executor.wire.weight import weigh
 
 FRESH_BYTES = 65_536
@@ -58,6 +58,7 @@ class Function:
     __slots__ = (
         "__weakref__",
         "_binds",
+        "_changes_nothing",
         "_codec",
         "_has_state",
         "_image",
@@ -85,6 +86,7 @@ class Function:
         self.key = measured_under(self.callable)
         self.weight = weigh(self.callable) if image is None else len(image)
         self.overlaps: bool | None = None
+        self._changes_nothing: bool | None = None
         self._image = image
         self._codec = codec
         self._is_snapshot = image is not None
@@ -117,9 +119,16 @@ class Function:
         """Tell whether threads may run calls with these items at the same time, and it may be of use."""
         if self.overlaps is False or not items or not self.leaves_no_trace:
             return False
-        if is_exactly(items[0], PLAIN):  # these come first, since it takes long to look at many of them
-            return lets_go(self.callable) and are_plain(items)
-        return are_arrays(items) and are_apart(items) and self._is_for_arrays
+        from amorsize_executor.wire import sharing  # noqa: PLC0415 - few functions take so long
+
+        is_plain = is_exactly(items[0], PLAIN)
+        if is_plain and not sharing.lets_go(self.callable):
+            return False
+        if self._changes_nothing is None:
+            self._changes_nothing = sharing.changes_nothing(self.callable)
+        if not self._changes_nothing:
+            return False
+        return are_plain(items) if is_plain else are_arrays(items) and self._is_for_arrays
 
     @property
     def _is_for_arrays(self) -> bool:

@@ -9,14 +9,13 @@ traces.
 from __future__ import annotations
 
 import builtins
-import itertools
 import math
 import opcode
 import operator
 import sys
 import types
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from amorsize_executor.wire.codec import PLAIN, are_plain
@@ -84,10 +83,20 @@ _HASH_NAMES = frozenset(
 )
 """What of ``hashlib`` takes values and gives a hash."""
 
+_HOMES = frozenset(
+    (
+        *("builtins", "math", "operator", "_operator", "zlib", "numpy", "hashlib", "_hashlib", "_blake2", "_md5"),
+        *("_sha1", "_sha2", "_sha256", "_sha512", "_sha3"),
+    )
+)
+"""Where what these modules have comes from."""
+
 _SOON_BYTES = 8 << 20
 """A few passes over an array of this size take some milliseconds."""
 
 _ALL_BYTES = 256 << 20
+
+_USUAL_ERRORS = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 
 
 def leaves_no_trace(function: Callable[..., Any], *, on_arrays: bool = False) -> bool:
@@ -103,19 +112,6 @@ def leaves_no_trace(function: Callable[..., Any], *, on_arrays: bool = False) ->
     if isinstance(function, types.MethodDescriptorType):
         return function.__objclass__ in PLAIN
     return _is_harmless(function)
-
-
-def lets_go(function: Callable[..., Any]) -> bool:
-    """Tell whether calls of a function that leave no trace may let go of the interpreter's lock."""
-    if not isinstance(function, types.FunctionType):
-        return _is_unlocked(function)
-    return any(_is_unlocked(_look_up(function, name)) for name in function.__code__.co_names)
-
-
-def _is_unlocked(found: Any) -> bool:
-    if found is zlib or (isinstance(found, types.BuiltinFunctionType) and found.__self__ is zlib):
-        return True
-    return _is_of(found, "numpy", _ARRAY_NAMES) or _is_of(found, "hashlib", _HASH_NAMES)
 
 
 def are_arrays(items: list[Any]) -> bool:
@@ -142,17 +138,10 @@ def are_small(arrays: list[Any]) -> bool:
     return True
 
 
-def are_apart(arrays: list[Any]) -> bool:
-    """Tell whether no two of what passed ``are_arrays`` share memory, so that what a call changes is its own."""
-    ranges = []
-    for array in arrays:
-        if getattr(array, "ndim", 0):
-            if not array.flags.forc:  # it lies scattered
-                return False
-            begin = array.__array_interface__["data"][0]
-            ranges.append((begin, begin + array.nbytes))
-    ranges.sort()
-    return all(end <= begin for (_, end), (begin, _) in itertools.pairwise(ranges))
+def treats_errors_as_usual() -> bool:
+    """Tell whether NumPy, if it is loaded, treats floating-point errors in this thread as it does in any new one."""
+    numpy = _numpy()
+    return numpy is None or (numpy.geterr() == _USUAL_ERRORS and numpy.geterrcall() is None)
 
 
 def _is_straight(function: types.FunctionType, *, on_arrays: bool) -> bool:
@@ -163,8 +152,8 @@ def _is_straight(function: types.FunctionType, *, on_arrays: bool) -> bool:
         kept += [cell.cell_contents for cell in function.__closure__ or ()]
     except ValueError:  # an empty cell
         return False
-    found = {name: _look_up(function, name) for name in code.co_names}
-    is_narrow = on_arrays or any(_is_of(each, "numpy", _ARRAY_NAMES) for each in found.values())
+    found = {name: look_up(function, name) for name in code.co_names}
+    is_narrow = on_arrays or any(is_of_numpy(each) for each in found.values())
     return (
         _OPERATIONS.issuperset(code.co_code[::2])
         and _goes_forward(code.co_code)
@@ -173,7 +162,15 @@ def _is_straight(function: types.FunctionType, *, on_arrays: bool) -> bool:
         and all(are_plain((each,)) or _is_harmless(each) for each in found.values())
         and not any(name.startswith("_") or (is_narrow and _is_odd(name, each)) for name, each in found.items())
         and not any(each is None and name in _oddities(found) for name, each in found.items())
+        and all(map(_is_genuine, _had_by_modules(found)))
     )
+
+
+def _had_by_modules(found: dict[str, Any]) -> Iterator[Any]:
+    """Yield what names may mean as attributes of the modules that were found."""
+    for module in found.values():
+        if type(module) is types.ModuleType:
+            yield from (vars(module)[name] for name in found if name in vars(module))
 
 
 def _is_odd(name: str, found: Any) -> bool:
@@ -198,7 +195,7 @@ def _multiplies_matrices(code: bytes) -> bool:
     return any(step == _SIGNED and sign in _MATRIX_SIGNS for step, sign in zip(code[::2], code[1::2]))
 
 
-def _look_up(function: types.FunctionType, name: str) -> Any:
+def look_up(function: types.FunctionType, name: str) -> Any:
     """Return the global of that name; None for nothing, which is then looked up in values."""
     namespace = function.__globals__
     return namespace[name] if name in namespace else getattr(builtins, name, None)
@@ -212,15 +209,36 @@ def _is_harmless(found: Any) -> bool:
         return True
     if (kind is type and found in _HARMLESS) or (kind is types.ModuleType and found in _OBJECTS):
         return True
-    return _is_of(found, "numpy", _ARRAY_NAMES) or _is_of(found, "hashlib", _HASH_NAMES)
+    return is_of_numpy(found) or is_of_hashlib(found)
 
 
-def _is_of(found: Any, module: str, names: frozenset[str]) -> bool:
+def is_of_numpy(found: Any) -> bool:
+    """Tell whether an object is NumPy, or something of it that is known to be harmless."""
+    return _is_of(found, _numpy(), _ARRAY_NAMES)
+
+
+def is_of_hashlib(found: Any) -> bool:
+    """Tell whether an object is ``hashlib``, or something of it that is known to be harmless."""
+    return _is_of(found, sys.modules.get("hashlib"), _HASH_NAMES)
+
+
+def _is_of(found: Any, module: Any, names: frozenset[str]) -> bool:
     """Tell whether an object is a module, if that is loaded, or what it has under one of ``names``."""
-    loaded = _numpy() if module == "numpy" else sys.modules.get(module)
-    if loaded is None or found is None:
+    if module is None or found is None:
         return False
-    return found is loaded or any(found is vars(loaded).get(name) for name in names)
+    return found is module or (any(found is vars(module).get(name) for name in names) and _is_genuine(found))
+
+
+def _is_genuine(value: Any) -> bool:
+    """Tell whether what one of these modules has was not put there by somebody else, to count calls or to pretend."""
+    kind = type(value)
+    if kind is types.FunctionType:
+        home = value.__globals__.get("__name__", "")
+    elif kind is types.BuiltinFunctionType or kind is type:
+        home = value.__module__ or ""
+    else:
+        home = kind.__module__
+    return home.partition(".")[0] in _HOMES
 
 
 def _numpy() -> Any:

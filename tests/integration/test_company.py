@@ -1,8 +1,11 @@
-"""Threads that run calls beside a helping caller, where nobody can tell and the interpreter's lock is let go."""
+"""Threads that run calls beside a waiting caller, where nobody can tell and the interpreter's lock is let go."""
 
 import hashlib
+import mmap
 import threading
 import time
+import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -26,15 +29,34 @@ def total(array):
     return float(array.sum())
 
 
-def dot(array):
-    """Add something to the argument, in place: but what is another call's stays as it is."""
-    array += 1
-    return int(array[0]) + 1 // int(array[1])
+def pick(array):
+    """Raise for some arrays."""
+    return int(np.sum(array)) + 1 // int(array[1])
+
+
+def company_threads():
+    """Return the threads that are there for some caller."""
+    return [thread for thread in threading.enumerate() if thread.name == "amorsize-company"]
 
 
 @pytest.fixture
-def at_once(monkeypatch):
-    """Have company called after the first batch, on a machine with four cores, and call it good."""
+def callers(monkeypatch):
+    """Return a list that tells of each company that came how many shared the calls, the caller among them."""
+    found = []
+
+    class Noted(company.Company):
+        def __init__(self, *args):
+            super().__init__(*args)
+            found.append(self.callers)
+
+    monkeypatch.setattr(helper, "Company", Noted)
+    return found
+
+
+@pytest.fixture
+def make(monkeypatch, callers):
+    """Return how to make an executor whose callers soon have company, on a machine of four cores."""
+    del callers
     monkeypatch.setattr(helper, "PATIENCE_S", 0.0)
     monkeypatch.setattr(company, "_LEAST_SHARE", 0.0)
 
@@ -46,137 +68,213 @@ def at_once(monkeypatch):
     return executor
 
 
-def companies_of(executor):
-    """Return how many threads share the calls of each stream that had company, its caller among them."""
-    return [made.callers for made in executor._engine.helper._companies if made.callers > 1]
-
-
-def test_calls_are_shared(at_once):
+def test_calls_are_shared(make, callers):
     """By as many threads as there are cores; results come in order, and no thread is left."""
-    with at_once() as executor:
+    with make() as executor:
         assert list(executor.map(digest, BLOCKS)) == DIGESTS
-        assert companies_of(executor) == [4]
+        assert set(callers) == {4}
         assert [(each.before, each.after) for each in executor.decisions()] == [("caller", "threads")]
         assert executor.plan.lane is Lane.THREADS
         assert executor.plan.workers == 4
         assert executor.stats()["calls_run_by_the_caller"] == len(BLOCKS)
         assert not executor._engine.is_started
         assert "lock" in executor.report()
-    assert not any(thread.name.startswith("amorsize") for thread in threading.enumerate())
+        assert company_threads() == []
 
 
-def test_arrays_are_shared(at_once):
-    """As long as no two of them have memory in common."""
-    arrays = [np.full(50_000, number) for number in range(64)]
-    with at_once() as executor:
-        assert list(executor.map(total, arrays)) == [50_000.0 * number for number in range(64)]
-        assert companies_of(executor) == [4]
+@pytest.mark.parametrize("function", [zlib.crc32, hashlib.md5, lambda block: zlib.compress(block, 1)])
+def test_other_functions_that_let_go(make, callers, function):
+    """Of the standard library, as they are or in functions of one's own."""
+    with make() as executor:
+        found = list(executor.map(function, BLOCKS))
+    assert callers
+    if function is hashlib.md5:
+        found, function = [each.digest() for each in found], lambda block: hashlib.md5(block).digest()  # noqa: S324
+    assert found == [function(block) for block in BLOCKS]
 
 
 @pytest.mark.parametrize(
-    ("options", "items"),
+    "arrays",
     [
-        ({}, [np.ones(50_000)] * 64),
-        ({}, [np.ones(50_000)[::2] for _ in range(64)]),
-        ({}, [np.ones(50_000, dtype=object) for _ in range(8)]),
-        ({"max_workers": 1}, [np.ones(50_000) for _ in range(64)]),
-        ({"isolate": True}, [np.ones(50_000) for _ in range(64)]),
-        ({"backend": "caller"}, [np.ones(50_000) for _ in range(64)]),
-        ({"backend": "thread"}, [np.ones(50_000) for _ in range(64)]),
+        [np.full(50_000, number) for number in range(64)],
+        [np.ones(50_000)] * 64,
+        list(np.arange(64_000.0).reshape(64, 1_000)),
+        list(np.arange(64_000.0).reshape(1_000, 64).T),
+        [np.frombuffer(mmap.mmap(-1, 80_000), np.uint8)] * 64,
+        [np.float64(number) for number in range(64)],
+        [np.zeros(()) for _ in range(64)],
     ],
-    ids=["the same", "scattered", "objects", "one worker", "isolated", "caller", "threads"],
+    ids=["their own", "the same", "rows", "columns", "mapped", "scalars", "0-d"],
 )
-def test_calls_are_not_shared(at_once, options, items):
-    """Where what they do could be told, or the user wants fewer at a time, or another place."""
-    with at_once(**options) as executor:
-        assert list(executor.map(total, items)) == [float(item.sum()) for item in items]
-        assert companies_of(executor) == []
+def test_arrays_are_shared(make, callers, arrays):
+    """However they lie in memory: what is shared changes none of them."""
+    with make() as executor:
+        assert list(executor.map(total, arrays)) == [float(array.sum()) for array in arrays]
+    assert set(callers) == {4}
 
 
-def test_calls_of_other_functions_are_not_shared(at_once):
-    """Those that keep the lock, and those of which code does not tell that they leave no trace."""
-    with at_once() as executor:
+@pytest.mark.parametrize(
+    "options", [{"max_workers": 1}, {"isolate": True}, {"backend": "caller"}, {"backend": "thread"}]
+)
+def test_calls_are_not_shared_where_the_user_wants_it_otherwise(make, callers, options):
+    """Fewer at a time, or another place."""
+    with make(**options) as executor:
+        assert list(executor.map(digest, BLOCKS)) == DIGESTS
+    assert callers == []
+
+
+def add_one(array):
+    """Change the argument."""
+    array += 1
+    return int(array[0])
+
+
+def root(array):
+    """Change the argument, too."""
+    return float(np.sqrt(array, array)[0])
+
+
+@pytest.mark.parametrize("change", [add_one, root, lambda array: array.sort()])
+def test_calls_that_change_their_arguments_are_not_shared(make, callers, change):
+    """Others may see it."""
+    arrays, expected = [np.full(50_000, 16.0) for _ in range(20)], [np.full(50_000, 16.0) for _ in range(20)]
+    with make(max_workers=2) as executor:
+        assert list(executor.map(change, arrays)) == [change(array) for array in expected]
+    assert callers == []
+
+
+def test_other_calls_are_not_shared(make, callers):
+    """Those that keep the lock, those of which code does not tell, arrays of objects, and what nobody has seen yet."""
+    objects = [np.array([number, "a"], dtype=object) for number in range(8)]
+    with make() as executor:
         assert list(executor.map(lambda number: 7**number % 5, range(1000))) == [7**n % 5 for n in range(1000)]
         assert list(executor.map(lambda block: [digest(block)], BLOCKS)) == [[each] for each in DIGESTS]
-        assert companies_of(executor) == []
-
-
-def test_streams_are_not_shared(at_once):
-    """What they pull may be anything, and it comes in small portions."""
-    with at_once() as executor:
+        assert list(executor.map(lambda array: array.size, objects)) == [2] * 8
         assert list(executor.imap(digest, iter(BLOCKS))) == DIGESTS
-        assert companies_of(executor) == []
+    assert callers == []
 
 
-def test_errors_stay_with_their_calls(at_once):
-    """Whichever thread has run them; what others change in their arguments is their own."""
+def test_errors_stay_with_their_calls(make, callers):
+    """Whichever thread has run them."""
     arrays = [np.array([number, number % 5 - 1]) for number in range(40)]
-    with at_once() as executor:
-        results = executor.map(dot, arrays)
-        taken = []
+    taken = []
+    with make() as executor:
+        results = executor.map(pick, arrays)
         while len(taken) < 40:
             try:
                 taken.append(next(results))
             except ZeroDivisionError:
                 taken.append("error")
-        assert companies_of(executor) == [4]
-    wanted = ["error" if n % 5 == 0 else n + 1 + 1 // (n % 5) for n in range(40)]
-    assert taken == wanted
+    assert callers
+    assert taken == ["error" if n % 5 == 1 else n + n % 5 - 1 + 1 // (n % 5 - 1) for n in range(40)]
 
 
-def test_those_that_stand_in_line_for_the_lock_go(at_once, monkeypatch):
+def test_nothing_is_shared_behind_the_callers_back(make, monkeypatch, callers):
+    """Between two results nobody works: what the caller sets for a moment, such as filters of warnings, is its own."""
+    monkeypatch.setattr(helper, "_SLICE_S", 0.0)
+    seen = 0
+    warnings.simplefilter("ignore")
+    with make() as executor:
+        for result in executor.map(lambda array: np.log(array).sum(), [np.full(30_000, -1.0) for _ in range(60)]):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                assert company_threads() == []
+                time.sleep(0.001)
+            assert np.isnan(result)
+            seen += 1
+    assert seen == 60
+    assert len(callers) > 1
+
+
+def test_errors_of_numpy_are_the_callers_business(make, callers):
+    """Where it treats them in another way than new threads would, it has no company."""
+    arrays = [np.full(30_000, 0.0) for _ in range(40)]
+    with make() as executor:
+        with np.errstate(all="raise"):
+            results = executor.map(lambda array: np.log(array).sum(), arrays)
+            with pytest.raises(FloatingPointError):
+                next(results)
+            assert callers == []
+        with np.errstate(all="ignore"):
+            assert [float(each) for each in results] == [float("-inf")] * 39
+        assert callers == []
+
+
+def test_those_that_stand_in_line_for_the_lock_go(make, callers, monkeypatch):
     """They are of no use, and are not asked again for that function."""
     monkeypatch.setattr(company, "_LEAST_SHARE", 1e9)
     monkeypatch.setattr(company, "_TRIAL_S", 0.0)
-    with at_once() as executor:
+    with make() as executor:
         assert list(executor.map(digest, BLOCKS)) == DIGESTS
-        assert companies_of(executor) == [4]
-        assert all(made.is_over for made in executor._engine.helper._companies)
-        executor._engine.helper._companies.clear()
+        assert callers == [4]
         assert list(executor.map(digest, BLOCKS)) == DIGESTS
-        assert companies_of(executor) == []
+        assert callers == [4]
 
 
-def test_those_that_proved_useful_come_at_once(at_once, monkeypatch):
+def test_those_that_proved_useful_come_at_once(make, callers, monkeypatch):
     """The next map of the same function does not wait until it has taken long."""
     monkeypatch.setattr(company, "_TRIAL_S", 0.0)
-    with at_once() as executor:
+    with make() as executor:
         assert list(executor.map(digest, BLOCKS)) == DIGESTS
+        before = len(callers)
         monkeypatch.setattr(helper, "PATIENCE_S", 0.001)
-        stream = executor.map(digest, BLOCKS)
-        assert next(stream) == DIGESTS[0]
-        assert companies_of(executor)[-1] == 4
-        assert list(stream) == DIGESTS[1:]
+        monkeypatch.setattr(helper.Helper, "_run_batch", None)  # nobody begins alone
+        results = executor.map(digest, BLOCKS)
+        with pytest.raises(TypeError):
+            next(results)
+        assert len(callers) == before + 1
 
 
-def test_results_that_nobody_asks_for_end_with_the_executor(at_once):
-    """No thread goes on behind a shutdown, or behind a closed iterator; what was not begun never will be."""
-    with at_once() as executor:
+def test_nobody_works_for_results_that_nobody_wants(make):
+    """Behind a closed iterator, a dropped one, or a shutdown."""
+    with make() as executor:
         results = executor.map(digest, BLOCKS * 20)
         assert next(results) == DIGESTS[0]
         results.close()
         others = executor.map(digest, BLOCKS * 20)
         assert next(others) == DIGESTS[0]
-    assert not any(thread.name.startswith("amorsize") for thread in threading.enumerate())
+        assert company_threads() == []
+    done = executor.stats()["calls_done"]
+    time.sleep(0.01)
+    assert executor.stats()["calls_done"] == done
     assert list(others) == (DIGESTS * 20)[1:]  # its caller runs them, as ever
-    assert executor.stats()["calls_done"] < 2 * 20 * len(BLOCKS)
 
 
-def test_where_there_is_no_room_for_threads(at_once, monkeypatch):
+def test_where_there_is_no_room_for_threads(make, callers, monkeypatch):
     """The caller runs its calls alone."""
 
     def refuse(_thread):
         message = "can't start new thread"
         raise RuntimeError(message)
 
-    with at_once() as executor:
+    with make() as executor:
         monkeypatch.setattr(threading.Thread, "start", refuse)
+        assert list(executor.map(digest, BLOCKS)) == DIGESTS
+        assert callers
+
+
+def test_ctrl_c_lets_nobody_behind(make, monkeypatch):
+    """The caller hears of it when all have ended the calls that they are in."""
+    real, ran = helper.Helper._run_batch, []
+
+    def interrupted(self, stream):
+        ran.append(len(company_threads()))
+        if len(ran) == 4:
+            raise KeyboardInterrupt
+        return real(self, stream)
+
+    monkeypatch.setattr(helper.Helper, "_run_batch", interrupted)
+    with make() as executor:
+        results = executor.map(digest, BLOCKS)
+        with pytest.raises(KeyboardInterrupt):
+            list(results)
+        assert company_threads() == []
         assert list(executor.map(digest, BLOCKS)) == DIGESTS
 
 
-def test_many_maps_at_once(at_once):
+def test_many_maps_at_once(make):
     """Of several consumers, each with company of its own."""
-    with at_once() as executor:
+    with make() as executor:
         results = {}
 
         def consume(number):
@@ -190,9 +288,9 @@ def test_many_maps_at_once(at_once):
         assert results == {number: DIGESTS[number:] for number in range(5)}
 
 
-def test_workers_and_company_share_a_map(at_once):
+def test_workers_and_company_share_a_map(make):
     """Where the executor was started for something else, workers take what waits; no call is lost or run twice."""
-    with at_once() as executor:
+    with make() as executor:
         assert executor.submit(time.sleep, 0).result() is None
         for _ in range(5):
             assert list(executor.map(digest, BLOCKS * 2)) == DIGESTS * 2
