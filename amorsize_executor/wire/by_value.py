@@ -19,6 +19,9 @@ from amorsize_executor.wire.bindings import deref, hold
 from amorsize_executor.wire.decorated import Decorated
 from amorsize_executor.wire.reach import CACHED, NAMED, is_named
 
+_NO_FILE = "<dynamic-code>"
+"""What cloudpickle puts in a file name's place, from 3.1.2 on."""
+
 _by_token: dict[str, Any] = {}
 _tokens: dict[int, tuple[Any, str, bool]] = {}
 """By identity: the object, its token, and whether that was given here."""
@@ -87,6 +90,12 @@ def _call_with_parameters(kind: Callable[..., Any], name: str, value: Any, param
 def make_cached(function: Callable[..., Any], maxsize: int | None, typed: bool) -> Any:  # noqa: FBT001
     """Build an empty cache around a function."""
     return functools.lru_cache(maxsize, typed)(function)
+
+
+def reduce_code(code: types.CodeType, reduced: tuple[Any, tuple[Any, ...]]) -> Any:
+    """Turn cloudpickle's reduction of code into one that says which file it is from, for tracebacks and warnings."""
+    make, arguments = reduced
+    return make, tuple(code.co_filename if type(each) is str and each == _NO_FILE else each for each in arguments)
 
 
 def reduce_dispatcher(function: Any) -> Any:

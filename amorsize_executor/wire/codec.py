@@ -193,6 +193,8 @@ def by_value_pickler() -> Any:
                 name = name_in_main(item) or name_of_sentinel(item)
                 if name is not None and self._codec.goes_by_name(item, name):
                     return name
+                if type(item) is types.CodeType:
+                    return by_value.reduce_code(item, self.dispatch_table[types.CodeType](item))
                 if not isinstance(item, (types.FunctionType, type)):
                     return by_value.reduce_named(item, name, shares_globals=self._codec.into_worker)
                 reduced = super().reducer_override(item)

@@ -51,6 +51,17 @@ def test_functions_without_a_name_go_by_value():
         OUT.dumps(threading.Lock())
 
 
+def test_code_that_goes_by_value_knows_its_file():
+    """So that tracebacks and warnings show where a call went wrong, in nested functions too."""
+
+    def outer():
+        return lambda: 1
+
+    back = BACK.loads(OUT.dumps(outer))
+    assert back.__code__.co_filename == back().__code__.co_filename == __file__
+    assert back.__code__.co_firstlineno == outer.__code__.co_firstlineno
+
+
 def test_local_caches_and_dispatchers_go_by_value():
     """What ``functools`` makes of nested functions travels with its parameters, implementations and attributes."""
 
