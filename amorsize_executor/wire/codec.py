@@ -193,10 +193,8 @@ def by_value_pickler() -> Any:
                 name = name_in_main(item) or name_of_sentinel(item)
                 if name is not None and self._codec.goes_by_name(item, name):
                     return name
-                if type(item) is types.CodeType:
-                    return by_value.reduce_code(item, self.dispatch_table[types.CodeType](item))
                 if not isinstance(item, (types.FunctionType, type)):
-                    return by_value.reduce_named(item, name, shares_globals=self._codec.into_worker)
+                    return self._reduce_other(item, name)
                 reduced = super().reducer_override(item)
                 if not isinstance(reduced, tuple) or len(reduced) < _WITH_SETTER:  # by name, or a type such as NoneType
                     return reduced
@@ -205,6 +203,11 @@ def by_value_pickler() -> Any:
                 if is_dispatcher(item):
                     return by_value.reduce_dispatcher(item)
                 return self._codec.reduce_function(item, reduced)
+
+            def _reduce_other(self, item: Any, name: str | None) -> Any:
+                if type(item) is types.CodeType:
+                    return by_value.reduce_code(item, self.dispatch_table[types.CodeType](item))
+                return by_value.reduce_named(item, name, shares_globals=self._codec.into_worker)
 
         _by_value_class = ByValuePickler
     return _by_value_class
