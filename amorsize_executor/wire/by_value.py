@@ -12,7 +12,7 @@ import os
 import types
 import uuid
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from amorsize_executor.wire.bindings import deref, hold
@@ -30,15 +30,23 @@ _own: weakref.WeakKeyDictionary[type, int] = weakref.WeakKeyDictionary()
 _foreign: weakref.WeakSet[type] = weakref.WeakSet()
 
 
-def reduce_named(item: Any, name: str | None, *, shares_globals: bool) -> Any:
+def reduce_other(item: Any, name: str | None, table: Mapping[type, Any], *, shares_globals: bool) -> Any:
     """Return what rebuilds an object that is no function and no class, or NotImplemented where pickle does well.
 
     Args:
         item: The object.
         name: What it is called in ``__main__``; None if it is not of ``__main__``.
+        table: Cloudpickle's reducers.
         shares_globals: Whether functions on the other side live in its ``__main__``, so that one which is there
             already sees what arrives there later.
     """
+    if type(item) is not types.CodeType:
+        return _reduce_named(item, name, shares_globals)
+    make, arguments = table[types.CodeType](item)  # which file it is from, tracebacks and warnings have to know
+    return make, tuple(item.co_filename if type(each) is str and each == _NO_FILE else each for each in arguments)
+
+
+def _reduce_named(item: Any, name: str | None, shares_globals: bool) -> Any:  # noqa: FBT001
     if isinstance(item, CACHED):
         return NotImplemented if name is None and is_named(item) else _reduce_cache(item, name, shares_globals)
     if isinstance(item, Decorated):
@@ -90,12 +98,6 @@ def _call_with_parameters(kind: Callable[..., Any], name: str, value: Any, param
 def make_cached(function: Callable[..., Any], maxsize: int | None, typed: bool) -> Any:  # noqa: FBT001
     """Build an empty cache around a function."""
     return functools.lru_cache(maxsize, typed)(function)
-
-
-def reduce_code(code: types.CodeType, reduced: tuple[Any, tuple[Any, ...]]) -> Any:
-    """Turn cloudpickle's reduction of code into one that says which file it is from, for tracebacks and warnings."""
-    make, arguments = reduced
-    return make, tuple(code.co_filename if type(each) is str and each == _NO_FILE else each for each in arguments)
 
 
 def reduce_dispatcher(function: Any) -> Any:

@@ -194,7 +194,8 @@ def by_value_pickler() -> Any:
                 if name is not None and self._codec.goes_by_name(item, name):
                     return name
                 if not isinstance(item, (types.FunctionType, type)):
-                    return self._reduce_other(item, name)
+                    shares_globals = self._codec.into_worker
+                    return by_value.reduce_other(item, name, self.dispatch_table, shares_globals=shares_globals)
                 reduced = super().reducer_override(item)
                 if not isinstance(reduced, tuple) or len(reduced) < _WITH_SETTER:  # by name, or a type such as NoneType
                     return reduced
@@ -203,11 +204,6 @@ def by_value_pickler() -> Any:
                 if is_dispatcher(item):
                     return by_value.reduce_dispatcher(item)
                 return self._codec.reduce_function(item, reduced)
-
-            def _reduce_other(self, item: Any, name: str | None) -> Any:
-                if type(item) is types.CodeType:
-                    return by_value.reduce_code(item, self.dispatch_table[types.CodeType](item))
-                return by_value.reduce_named(item, name, shares_globals=self._codec.into_worker)
 
         _by_value_class = ByValuePickler
     return _by_value_class
