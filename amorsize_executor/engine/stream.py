@@ -85,7 +85,8 @@ class Stream:
         self._runs: dict[int, tuple[list[Any], dict[int, BaseException]]] = {}
         self._loose: deque[tuple[list[Any], dict[int, BaseException]]] = deque()
         self._head = 0
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # taken in one step: Ctrl-C inside a condition's own ``with`` leaves it locked
+        self._changed = threading.Condition(self._lock)
 
     # --- as a source; runs in the dispatcher thread, or in the helping caller's ---
 
@@ -102,7 +103,7 @@ class Stream:
 
     def deliver(self, position: int, values: list[Any], errors: dict[int, BaseException]) -> None:
         """Keep a run of outcomes and wake the consumer if it waits for it."""
-        with self._changed:
+        with self._lock:
             if self.is_closed or self._is_abandoned:
                 return
             if self.is_ordered:
@@ -115,7 +116,7 @@ class Stream:
 
     def cancel_calls(self, position: int, count: int) -> None:
         """Note that calls will never run."""
-        with self._changed:
+        with self._lock:
             self._cancelled.append((position, position + count))
             self._changed.notify_all()
 
@@ -151,7 +152,7 @@ class Stream:
             concurrent.futures.TimeoutError: It was not there before ``deadline`` (monotonic seconds).
             CancelledError: The executor was shut down with ``cancel_futures`` before the calls ran.
         """
-        with self._changed:
+        with self._lock:
             while not self.has_ready():
                 if self.is_closed or self._is_cancelled():
                     raise CancelledError
@@ -178,7 +179,7 @@ class Stream:
         if not wake:
             self._forget()
             return
-        with self._changed:  # another thread may be about to take what is there
+        with self._lock:  # another thread may be about to take what is there
             self._forget()
             self._changed.notify_all()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import linecache
+import signal
 import sys
 import threading
 from collections import Counter
@@ -258,3 +259,25 @@ def test_a_signal_handler_submits_during_the_very_first_submit(options):
             assert in_time(future.result) == 1, (where, passage)
             for extra in from_handler:
                 assert in_time(extra.result) == 4, (where, passage)
+
+
+def test_an_interrupt_as_results_are_locked():
+    """It leaves no lock behind that others wait for, who deliver."""
+
+    def hear(frame, event, _builtin):
+        code, caller = frame.f_code, frame.f_back
+        is_inside = code.co_filename == threading.__file__ and code.co_name == "__enter__"
+        if event == "c_return" and is_inside and caller is not None and caller.f_code.co_name == "take":
+            sys.setprofile(None)
+            signal.raise_signal(signal.SIGINT)
+
+    with AdaptiveExecutor(1) as executor:
+        results = executor.map(payloads.square, range(3))
+        sys.setprofile(hear)
+        with contextlib.suppress(KeyboardInterrupt):
+            assert list(results) == [0, 1, 4]
+        sys.setprofile(None)
+        deliverer = threading.Thread(target=results._stream.cancel_calls, args=(0, 0), daemon=True)
+        deliverer.start()
+        deliverer.join(5)
+        assert not deliverer.is_alive()
