@@ -77,11 +77,11 @@ _ARRAY_NAMES = frozenset(
 
 _HASH_NAMES = frozenset(
     (
-        *("blake2b", "blake2s", "md5", "new", "pbkdf2_hmac", "scrypt", "sha1", "sha224", "sha256", "sha384"),
-        *("sha3_224", "sha3_256", "sha3_384", "sha3_512", "sha512", "shake_128", "shake_256"),
+        *("blake2b", "blake2s", "md5", "new", "sha1", "sha224", "sha256", "sha384", "sha3_224", "sha3_256"),
+        *("sha3_384", "sha3_512", "sha512", "shake_128", "shake_256"),
     )
 )
-"""What of ``hashlib`` takes values and gives a hash."""
+"""What of ``hashlib`` takes values and gives a hash in one pass over them; not what is slow on purpose."""
 
 _HOMES = frozenset(
     (
@@ -161,7 +161,7 @@ def _is_straight(function: types.FunctionType, *, on_arrays: bool) -> bool:
         and are_plain(kept)
         and all(are_plain((each,)) or _is_harmless(each) for each in found.values())
         and not any(name.startswith("_") or (is_narrow and _is_odd(name, each)) for name, each in found.items())
-        and not any(each is None and name in _oddities(found) for name, each in found.items())
+        and _oddities(found).isdisjoint(found)
         and all(map(_is_genuine, _had_by_modules(found)))
     )
 

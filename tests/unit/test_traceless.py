@@ -131,6 +131,7 @@ def test_traceless(function):
     [
         *(counts_up, loops, prints, reads_a_list, calls_another, with_list, imports, yields, waits, catches),
         lambda _: hashlib.algorithms_available.add("none"),
+        lambda word: hashlib.pbkdf2_hmac("sha256", word, b"salt", 1 << 30),
         *(reaches_up, closing_over([]), print, eval, open, iter, next, Callable(), Callable, functools.partial(abs)),
         *(list.append, [].append, dict, type, setattr, math.ceil.__call__, operator.methodcaller("clear")),
     ],
@@ -216,6 +217,12 @@ def test_a_plain_global_that_is_called_like_something_of_numpy(monkeypatch):
     """It does not make the other one harmless."""
     monkeypatch.setitem(globals(), "save", True)
     assert not leaves_no_trace(lambda a: np.save("a.npy", a), on_arrays=True)
+
+
+def test_a_plain_global_that_is_called_like_something_of_hashlib(monkeypatch):
+    """Nor does it there."""
+    monkeypatch.setitem(globals(), "algorithms_available", True)
+    assert not leaves_no_trace(lambda name: hashlib.algorithms_available.add(name))
 
 
 def test_attributes_of_plain_values_may_be_any():
