@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from amorsize_executor.engine.claim import next_batch, queued_since_last_s
 from amorsize_executor.engine.interrupts import interrupts_waiting
+from amorsize_executor.events import logger
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -38,19 +39,22 @@ class Company:
         threads: How many, >= 1.
 
     Attributes:
-        callers: How many threads share the calls, the waiting caller among them.
         is_over: They begin no more calls.
     """
 
     def __init__(self, helper: Helper, stream: Stream, threads: int) -> None:
         self._helper = helper
         self._stream = stream
-        self.callers = threads + 1
         self.is_over = False
         self._threads = [
             threading.Thread(target=contextvars.copy_context().run, args=(self._work,), name="amorsize-company")
             for _ in range(threads)
         ]
+
+    @property
+    def callers(self) -> int:
+        """How many threads share the calls, the waiting caller among them; 1 when it is over."""
+        return 1 if self.is_over else len(self._threads) + 1
 
     def __enter__(self) -> Self:
         self._stream.company = self
@@ -77,6 +81,13 @@ class Company:
         return None if self.is_over or self._stream.is_closed else self._helper.pick(self._stream)
 
     def _work(self) -> None:
+        try:
+            self._run_calls()
+        except BaseException:  # noqa: BLE001 - no call's own: the engine, which was roused, gives its calls to others
+            self.is_over = True
+            logger.exception("amorsize_executor: company failed")
+
+    def _run_calls(self) -> None:
         began_s, began_cpu_s = time.monotonic(), time.thread_time()
         queued_since_last_s()
         batch, queued_s = 1, 0.0
@@ -87,6 +98,7 @@ class Company:
                 continue
             if cpu_s + queued_s < _LEAST_SHARE * took_s:
                 queued_s += queued_since_last_s()
-            self._stream.function.overlaps = cpu_s + queued_s >= _LEAST_SHARE * took_s
-            if not self._stream.function.overlaps:
-                self.is_over = True
+            if cpu_s + queued_s < _LEAST_SHARE * took_s:
+                self._stream.function.overlaps, self.is_over = False, True
+            elif not self.is_over:
+                self._stream.function.overlaps = True

@@ -224,7 +224,9 @@ class Engine:
     def reconsider(self, stream: Stream) -> None:
         """Start what dozes if the tuner thinks that the stream's caller had better not go on alone."""
         with self.lock:
-            left = None if stream.is_lazy else sum(map(len, stream.spans)) or None
+            left = None if stream.is_lazy else sum(map(len, stream.spans))
+            if left == 0:
+                return
             stays = self.tuner.prefers_caller(stream.function.key, remaining=left, ready_workers=0)
         if not stays:
             self.rouse()

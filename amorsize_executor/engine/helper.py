@@ -91,7 +91,7 @@ class Helper:
         if not isinstance(source, Stream):
             return 1
         if source.company is not None:
-            return 1 if source.company.is_over else source.company.callers
+            return source.company.callers
         return self._most_callers() if source.function.overlaps and source.may_be_shared else 1
 
     def _company_for(self, stream: Stream, helped_s: float) -> int:
@@ -194,8 +194,12 @@ class Helper:
                 _local.claim = outer
                 helped.end(claim)
             return self._hand_in(claim)
-        except BaseException:  # Ctrl-C, wherever it came: the dispatcher, which it cannot reach, finishes the books
+        except (
+            BaseException
+        ) as error:  # wherever Ctrl-C came: the dispatcher, which it cannot reach, finishes the books
             engine.command(lambda: self._finish_for(claim))
+            if not isinstance(error, KeyboardInterrupt):  # which ends the map; else its results are waited for
+                engine.rouse()
             raise
 
     def _is_for_caller(self, span: Span) -> bool:

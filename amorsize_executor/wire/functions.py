@@ -102,6 +102,10 @@ class Function:
         kinds = [kind for kind in map(type, arguments_of(item, style)) if kind.__module__ == "__main__"]
         return (*self._binds, *globals_bound_by(*kinds)) if kinds else self._binds
 
+    def look_again(self) -> None:
+        """Forget whether calls leave traces: what names of its code mean may have changed."""
+        self._leaves_no_trace = self._leaves_no_trace_on_arrays = self._changes_nothing = None
+
     @property
     def leaves_no_trace(self) -> bool:
         """Whether a call with plain values certainly leaves nothing behind."""
@@ -188,6 +192,8 @@ class FunctionTable:
         """
         known = self._by_identity.get(id(function))
         if known is not None and (known.given is function) and self._needs_no_snapshot(function):
+            if not snapshot:
+                known.look_again()
             return known
         if self._needs_no_snapshot(function):
             record = self._new(function)

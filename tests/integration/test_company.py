@@ -2,6 +2,7 @@
 
 import hashlib
 import mmap
+import signal
 import threading
 import time
 import warnings
@@ -32,6 +33,20 @@ def total(array):
 def pick(array):
     """Raise for some arrays."""
     return int(np.sum(array)) + 1 // int(array[1])
+
+
+def sign(number):
+    """Call what a global names."""
+    return SIGN(number) + zlib.crc32(b"a" * number)
+
+
+def remembering(number):
+    """Leave a trace."""
+    SEEN.append(number)
+    return number
+
+
+SIGN, SEEN = abs, []
 
 
 def company_threads():
@@ -270,6 +285,78 @@ def test_ctrl_c_lets_nobody_behind(make, monkeypatch):
             list(results)
         assert company_threads() == []
         assert list(executor.map(digest, BLOCKS)) == DIGESTS
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no signals here")
+def test_a_shutdown_in_a_signal_handler(make, monkeypatch):
+    """It does not wait for threads that need what the interrupted caller holds."""
+    executor = make()
+    helps, lock = executor._engine.helper, executor._engine.lock
+    pick, interrupted = helps.pick, []
+
+    def interrupt(stream):
+        is_caller = threading.current_thread() is threading.main_thread()
+        if is_caller and not interrupted and company_threads():
+            assert lock.locked()
+            interrupted.append(True)
+            time.sleep(0.02)  # they stand in line for the lock
+            signal.raise_signal(signal.SIGUSR1)
+        return pick(stream)
+
+    monkeypatch.setattr(helps, "pick", interrupt)
+    before = signal.signal(signal.SIGUSR1, lambda *_: executor.shutdown())
+    try:
+        assert list(executor.map(digest, BLOCKS * 4)) == DIGESTS * 4
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert interrupted
+    assert company_threads() == []
+
+
+@pytest.mark.parametrize("name", ["amorsize-company", "MainThread"])
+def test_one_that_fails_loses_no_call(make, monkeypatch, caplog, name):
+    """The dispatcher, started for it, finishes its books."""
+    with make() as executor:
+        note_helped = executor._engine.note_helped
+
+        def fail(*args):
+            if threading.current_thread().name == name:
+                monkeypatch.setattr(executor._engine, "note_helped", note_helped)
+                raise MemoryError
+            note_helped(*args)
+
+        monkeypatch.setattr(executor._engine, "note_helped", fail)
+        results, taken, failures = executor.map(digest, BLOCKS), [], 0
+        while len(taken) < len(BLOCKS):
+            try:
+                taken.append(next(results))
+            except MemoryError:
+                failures += 1
+        assert taken == DIGESTS
+    assert failures == (name == "MainThread")
+    assert ("company failed" in caplog.text) == (not failures)
+
+
+def test_what_a_name_means_is_looked_up_for_each_map(make, callers, monkeypatch):
+    """A function that has left no trace may leave some now."""
+    numbers = range(20_000, 20_100)
+    with make() as executor:
+        assert list(executor.map(sign, numbers)) == [sign(number) for number in numbers]
+        assert set(callers) == {4}
+        callers.clear()
+        monkeypatch.setitem(globals(), "SIGN", remembering)
+        assert len(list(executor.map(sign, numbers))) == len(numbers)
+        assert callers == []
+        assert executor._engine.is_started
+
+
+def test_nothing_is_started_for_no_calls(make):
+    """Of a map that has no more to run, nobody asks whether workers would do that faster."""
+    with make() as executor:
+        results = executor.map(abs, [1])
+        assert list(results) == [1]
+        executor._engine.reconsider(results._stream)
+        assert not executor._engine.is_started
 
 
 def test_many_maps_at_once(make):
