@@ -107,24 +107,35 @@ def read_account(pid: int, thread: int) -> Account | None:
     is_runnable = False
     try:
         threads = os.listdir(tasks) if thread == pid else [str(thread)]
-        for name in threads:
-            with open(f"{tasks}/{name}/stat", "rb", 0) as file:
-                is_runnable |= file.read().rpartition(b")")[2].split()[0] == b"R"
-            with open(f"{tasks}/{name}/schedstat", "rb", 0) as file:
-                thread_ran, thread_queued = map(int, file.read().split()[:2])
-            ran += thread_ran
-            queued += thread_queued
-            with open(f"{tasks}/{name}/children", "rb", 0) as file:
-                children = file.read().split()
-            for child in filter(None, (read_account(int(child), int(child)) for child in children)):
-                ran += child.ran_ns
-                queued += child.queued_ns
-                is_runnable |= child.is_runnable
+        for account in filter(None, (_read_thread(f"{tasks}/{name}") for name in threads)):
+            ran += account.ran_ns
+            queued += account.queued_ns
+            is_runnable |= account.is_runnable
         with open(f"/proc/{pid}/stat", "rb", 0) as file:
             reaped_ticks = sum(map(int, file.read().rpartition(b")")[2].split()[13:15]))
     except (OSError, ValueError):
         return None
     return Account(ran + reaped_ticks * _TICK_NS, queued, is_runnable)
+
+
+def _read_thread(task: str) -> Account | None:
+    """Return what was counted for a thread and the processes that it has started; None if it has ended meanwhile."""
+    try:
+        with open(f"{task}/stat", "rb", 0) as file:
+            is_runnable = file.read().rpartition(b")")[2].split()[0] == b"R"
+        with open(f"{task}/schedstat", "rb", 0) as file:
+            ran, queued = map(int, file.read().split()[:2])
+        with open(f"{task}/children", "rb", 0) as file:
+            children = file.read().split()
+    except (FileNotFoundError, ProcessLookupError):
+        if os.path.exists(task):  # this system does not count
+            raise
+        return None
+    for child in filter(None, (read_account(int(child), int(child)) for child in children)):
+        ran += child.ran_ns
+        queued += child.queued_ns
+        is_runnable |= child.is_runnable
+    return Account(ran, queued, is_runnable)
 
 
 _TICK_NS = 1_000_000_000 // (os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100)

@@ -64,6 +64,13 @@ def test_a_call_that_waits_for_a_later_one_ends(tmp_path):
         waiting.result(30)
 
 
+def test_a_thread_that_ends_meanwhile_hides_nothing(monkeypatch):
+    """What the others have run is told."""
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: [*listdir(path), "1073741823"])
+    assert read_account(os.getpid(), os.getpid()).ran_ns > 0
+
+
 def test_work_in_children_counts_as_work():
     """The processor time of a child is seen while it runs and after it was reaped."""
     before = read_account(os.getpid(), os.getpid())
