@@ -147,6 +147,7 @@ class Engine:
                 if self.is_shut_down:
                     message = "cannot schedule new futures after shutdown"
                     raise RuntimeError(message)
+                self.tuner.look_at_machine()  # here: each read costs a dispatcher whose caller computes the lock
                 self.loop.open()
                 try:
                     self.backend.open(self, self, self.emit)

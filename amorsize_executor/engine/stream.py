@@ -80,6 +80,7 @@ class Stream:
         self.batch = 1  # calls that a helping caller claims next
         self.helped_s = 0.0  # of processor time that callers have spent on it
         self._cancelled: list[tuple[int, int]] = []
+        self.was_judged = False  # by the dispatcher, after its caller had helped for a while
         self.company: Company | None = None  # of the helping caller
         self.spans: deque[Span] = deque()  # where the helping caller finds calls
         self._runs: dict[int, tuple[list[Any], dict[int, BaseException]]] = {}

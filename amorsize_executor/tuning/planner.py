@@ -149,6 +149,10 @@ class Tuner:
         """What there is."""
         return self._probe() if callable(self._probe) else self._probe
 
+    def look_at_machine(self) -> None:
+        """Find out what there is now, if nobody has asked before."""
+        _ = self.machine
+
     @cached_property
     def _max_memory(self) -> int:
         return self.limits.max_memory or int(MEMORY_SHARE * self.machine.available_memory)
