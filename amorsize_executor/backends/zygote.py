@@ -32,6 +32,8 @@ _TWIN_AFTER_S = 0.1  # an executor that has ended by then was spared a process
 _TWIN = -1  # the worker id under which a zygote reports its twin
 _MOST_FRUITLESS = 100
 _LARGE_HEAP = 4 << 30  # bytes; above it, copying page tables costs more than a clean start
+_MANY_OBJECTS = 2_000_000
+"""Whoever goes through them afterwards counts references, and so copies their pages: 60 ms of a caller that helps."""
 
 
 class _Zygote:
@@ -490,9 +492,9 @@ def _is_alive(pidfd: int) -> bool:
 
 
 def may_fork() -> bool:
-    """Tell whether a zygote may be forked from this process: one thread, and a heap whose page tables copy fast."""
+    """Tell whether a zygote may be forked from this process: one thread, and a heap that costs little to share."""
     try:
-        if not has_one_thread():
+        if not has_one_thread() or sys.getallocatedblocks() > _MANY_OBJECTS:
             return False
         with open("/proc/self/statm", "rb", 0) as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") < _LARGE_HEAP

@@ -34,9 +34,15 @@ _local = threading.local()
 
 
 class Claim:
-    """Calls in a caller's hands. The dispatcher may shorten it, under the engine's lock."""
+    """Calls in a caller's hands. The dispatcher may shorten it, under the engine's lock.
 
-    def __init__(self) -> None:
+    Args:
+        clock: That of the dispatcher's processor time; None for none.
+    """
+
+    def __init__(self, clock: int | None = None) -> None:
+        self._clock = clock
+        self._others_s = 0.0
         self.span: Span | None = None
         self.items: list[Any] = []
         self.iterator: Iterator[Any] = iter(())
@@ -54,6 +60,7 @@ class Claim:
         self.items = span.arguments()
         self.limit = len(self.items)
         self.iterator = iter(self.items)
+        self._others_s = read_clock(self._clock)
         self.cpu = time.thread_time()
         self.began = time.monotonic()
         self.span = span
@@ -67,6 +74,8 @@ class Claim:
         """Return what the calls cost that were run."""
         ran, cpu_s = len(self.values), time.thread_time() - self.cpu
         lane = Lane.CALLER
+        if self._clock is not None:  # our own thread had the interpreter's lock, which is neither work nor waiting
+            took_s -= min(max(0.0, took_s - cpu_s), max(0.0, read_clock(self._clock) - self._others_s))
         if self.is_shared:  # such calls wait for nothing but the interpreter's lock
             lane, took_s = Lane.THREADS, min(took_s, cpu_s)
         mean_s = took_s / ran
@@ -109,6 +118,19 @@ class Claim:
         rest = self.span.part(end, self.limit)
         self.limit = end
         return rest
+
+
+def clock_of_this_thread() -> int | None:
+    """Return the number of the clock that counts this thread's processor time; None where there is none."""
+    return time.pthread_getcpuclockid(threading.get_ident()) if hasattr(time, "pthread_getcpuclockid") else None
+
+
+def read_clock(clock: int | None) -> float:
+    """Return the seconds of a thread's clock; 0 without one, or where its thread has ended."""
+    try:
+        return 0.0 if clock is None else time.clock_gettime(clock)
+    except OSError:
+        return 0.0
 
 
 def queued_since_last_s() -> float:

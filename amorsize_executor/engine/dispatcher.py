@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from amorsize_executor import events as ev
 from amorsize_executor.backends.base import FLUSH_NS, Backend, ChunkReport
 from amorsize_executor.engine.balance import Balance
-from amorsize_executor.engine.claim import Claim
+from amorsize_executor.engine.claim import Claim, clock_of_this_thread
 from amorsize_executor.engine.crew import Worker
 from amorsize_executor.engine.helper import PATIENCE_S, Helper
 from amorsize_executor.engine.interrupts import interrupts_waiting
@@ -99,6 +99,7 @@ class Engine:
         self.has_ended = False
         self.is_started = False
         self.thread: threading.Thread | None = None
+        self.clock: int | None = None  # of the dispatcher's processor time
         self.ended = threading.Event()
         self.at_end: Callable[[], None] | None = None
         self._start_lock = threading.RLock()
@@ -315,6 +316,7 @@ class Engine:
     # --- the dispatcher's thread ---
 
     def _run(self) -> None:
+        self.clock = clock_of_this_thread()
         try:
             while not self.has_ended:
                 try:
@@ -326,7 +328,7 @@ class Engine:
                     with self.lock:
                         self.break_down(f"the dispatcher failed: {error!r}", error)
         finally:
-            self.has_ended = True
+            self.clock, self.has_ended = None, True
             self._leave_nothing()
             if self._gate is not None:
                 self._gate.close()
@@ -406,6 +408,8 @@ class Engine:
         is_fresh = self._fresh_since is not None and now - self._fresh_since < PATIENCE_S
         profile = self.tuner.profile(head.source.function.key)
         call_s = 0.0 if profile is None else profile.call_s
+        if profile is not None and profile.byte_s is not None and self._is_too_dear_to_send(head, ready, now):
+            return True
         if any(claim.crawls(now, call_s) for claim in self.claims):
             return False
         if self.helper.is_active(now) or (is_fresh and (not ready or isinstance(head.source, Stream))):
@@ -416,6 +420,15 @@ class Engine:
                 callers=self.helper.callers_of(head.source),
             )
         return False
+
+    def _is_too_dear_to_send(self, head: Span, ready: int, now: float) -> bool:
+        """Tell whether a caller had better run calls itself, long ones too; one that only waits is called back."""
+        stream = head.source
+        return (
+            isinstance(stream, Stream)
+            and self.tuner.prefers_caller(stream.function.key, remaining=self.remaining(head), ready_workers=ready)
+            and (stream.call_back() or self.helper.is_active(now))
+        )
 
     def remaining(self, head: Span) -> int | None:
         """Return how many calls are left, or None where an ``imap`` still pulls more."""
@@ -495,13 +508,13 @@ class Engine:
         worker.stop = None
         worker.link.clear_stop()
         worker.had_backlog = bool(self.queue.count)
-        started = time.perf_counter()
+        began_s = time.thread_time()  # and not the wall's: others have the interpreter's lock now and then
         failures = worker.link.send(chunk)
         worker.sent_at = time.monotonic()
         self.counts["chunks"] += 1
         sent = getattr(worker.link, "sent_bytes", 0)
         calls = sum(map(len, spans))
-        self.tuner.observe_shipping(time.perf_counter() - started, calls, sent)
+        self.tuner.observe_shipping(time.thread_time() - began_s, calls, sent, spans[0].source.function.key)
         for number, error in failures:
             self.outcomes_arrived(worker.number, number, [None], {0: error})
         if len(failures) == calls:  # not one of them could travel, so nothing was sent

@@ -56,11 +56,17 @@ class Helper:
         """
         if stream.pipeline is not None or stream.has_ready():
             return stream.take(None)
-        engine = self._engine
         if not self._may_help():
-            engine.rouse()
+            self._engine.rouse()
             return stream.take(None)
-        me = threading.get_ident()
+        self._run_until_ready(stream)
+        while not stream.wait_for_run():
+            self._run_until_ready(stream)
+        return stream.take(None)
+
+    def _run_until_ready(self, stream: Stream) -> None:
+        """Run calls of the stream until there are outcomes to take, or others had better run the rest."""
+        engine, me = self._engine, threading.get_ident()
         began_s, helped_s = time.thread_time(), stream.helped_s
         try:
             self._waiting.add(me)
@@ -78,7 +84,6 @@ class Helper:
         finally:
             self._waiting.discard(me)
             stream.helped_s += time.thread_time() - began_s
-        return stream.take(None)
 
     def _let_dispatcher(self, stream: Stream) -> None:
         """Step aside for a moment where the dispatcher has to judge what was run, or to see to workers that start.
@@ -178,7 +183,7 @@ class Helper:
             count: Most calls to claim.
         """
         engine = self._engine
-        claim = Claim()
+        claim = Claim(engine.clock)
         outer: Claim | None = getattr(_local, "claim", None)
         try:
             with engine.lock:

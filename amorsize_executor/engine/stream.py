@@ -76,6 +76,8 @@ class Stream:
         self.is_held = False
         self.is_closed = False
         self._is_abandoned = False
+        self._is_waited_for = False  # by a consumer that may help
+        self._is_called_back = False
         self.asked = 0  # calls handed to the engine
         self.batch = 1  # calls that a helping caller claims next
         self.helped_s = 0.0  # of processor time that callers have spent on it
@@ -145,6 +147,26 @@ class Stream:
     def has_ready(self) -> bool:
         """Tell whether ``take`` would return at once."""
         return self._head in self._runs if self.is_ordered else bool(self._loose)
+
+    def wait_for_run(self) -> bool:
+        """Wait until ``take`` would return or raise at once, and then return True; False if the caller is to help."""
+        with self._lock:
+            self._is_waited_for = True
+            try:
+                while not (self.has_ready() or self.is_closed or self._is_cancelled()):
+                    if self._is_called_back:
+                        return False
+                    self._changed.wait()
+                return True
+            finally:
+                self._is_waited_for = self._is_called_back = False
+
+    def call_back(self) -> bool:
+        """Have a consumer that only waits help instead; tell whether there is one. Runs in: the dispatcher thread."""
+        with self._lock:
+            self._is_called_back = self._is_waited_for
+            self._changed.notify_all()
+            return self._is_waited_for
 
     def take(self, deadline: float | None) -> tuple[list[Any], dict[int, BaseException]]:
         """Wait for the next run of outcomes and remove it.

@@ -98,6 +98,12 @@ def after_shipping(costs: Costs, seconds: float, calls: int, payload_bytes: int)
     )
 
 
+def byte_cost(costs: Costs, seconds: float, calls: int, payload_bytes: int) -> float:
+    """Return what a byte has cost the parent in a chunk of which little else has cost much, >= ``FASTEST_S`` / 1000."""
+    others_s = costs.ship_chunk_s + calls * costs.ship_call_s
+    return max((seconds - others_s) / payload_bytes, FASTEST_S / 1000)
+
+
 def predict_serial_s(calls: int, call_s: float) -> float:
     """Predict the seconds of plain serial code for ``calls`` calls of ``call_s`` seconds each.
 

@@ -37,6 +37,7 @@ class FunctionProfile:
         last_lane: Where it was measured last.
         function_bytes: What the function itself weighs on its way to a worker.
         remembered: Calls among ``calls`` that an earlier run measured.
+        byte_s: Seconds that the parent takes for a byte of its arguments, where these are heavy and were sent; or None.
     """
 
     __slots__ = (
@@ -47,6 +48,7 @@ class FunctionProfile:
         "_waiting",
         "_wall",
         "_weight",
+        "byte_s",
         "call_s",
         "calls",
         "function_bytes",
@@ -65,6 +67,7 @@ class FunctionProfile:
         self.calls = self.memory_growth = self.proven = self.surprises = self.function_bytes = 0
         self.remembered = 0
         self.last_lane: Lane | None = None
+        self.byte_s: float | None = None
 
     def observe(self, m: Measurement) -> None:
         """Take a measured run of calls into account. About 2 us."""

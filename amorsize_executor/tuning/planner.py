@@ -34,6 +34,7 @@ MEMORY_SHARE = 0.8
 PAYLOAD_SHARE = 0.25
 EXPLORING_TARGET_S = 0.025
 LIGHT_BYTES = 256
+HEAVY_BYTES = 65_536
 """Larger results take what they take by their bytes; that says nothing of other functions' results."""
 
 CLEARLY = 0.9
@@ -206,7 +207,7 @@ class Tuner:
         if key in self._known:
             profile = self._confirm(key, profile, m)
         profile.function_bytes = function_bytes or profile.function_bytes
-        if m.beside_s and m.bytes_out <= LIGHT_BYTES * m.calls:
+        if m.beside_s and m.bytes_in + m.bytes_out <= LIGHT_BYTES * m.calls:
             self.costs = cost_model.after_chunk(self.costs, m.beside_s, m.calls)
         is_helped = m.lane in self._helping
         if is_helped and key != self._key:  # nobody was asked where it had better run
@@ -237,9 +238,20 @@ class Tuner:
         )
         self._starts += 1
 
-    def observe_shipping(self, seconds: float, calls: int, payload_bytes: int) -> None:
-        """Take into account the parent's own seconds of encoding, decoding and bookkeeping for a chunk."""
-        self.costs = cost_model.after_shipping(self.costs, seconds, calls, payload_bytes)
+    def observe_shipping(self, seconds: float, calls: int, payload_bytes: int, key: Hashable = None) -> None:
+        """Take into account the parent's own seconds of processor time for encoding and sending a chunk.
+
+        Args:
+            seconds: These.
+            calls: Calls in the chunk.
+            payload_bytes: What they weigh, pickled.
+            key: Their function: where they weigh much, what a byte of its arguments costs is kept with it.
+        """
+        profile = self._profiles.get(key)
+        if profile is None or payload_bytes < HEAVY_BYTES * calls:
+            self.costs = cost_model.after_shipping(self.costs, seconds, calls, payload_bytes)
+        else:
+            profile.byte_s = cost_model.byte_cost(self.costs, seconds, calls, payload_bytes)
 
     # --- what to do ---
 
@@ -468,7 +480,7 @@ class Tuner:
         return known
 
     def _choose(self, profile: FunctionProfile, remaining: int | None, workers: int, proven: int) -> int:
-        costs = self.costs
+        costs = self._costs_of(profile)
         call_bytes = profile.call_bytes
         target_s = self.limits.target_chunk_duration
         if self._controller.trial is not None:
@@ -485,6 +497,9 @@ class Tuner:
             call_bytes=call_bytes,
             payload_budget=PAYLOAD_SHARE * self._max_memory / workers,
         )
+
+    def _costs_of(self, profile: FunctionProfile) -> Costs:
+        return self.costs if profile.byte_s is None else self.costs._replace(ship_byte_s=profile.byte_s)
 
     def _predict(
         self, profile: FunctionProfile, calls: int, *, ready_workers: int, once_bytes: int = 0
@@ -513,7 +528,7 @@ class Tuner:
         parallel_s = predict_parallel_s(
             calls,
             profile.call_s,
-            self.costs,
+            self._costs_of(profile),
             workers=workers,
             cores=self.machine.cores,
             chunksize=size,

@@ -189,6 +189,7 @@ class _Items(Iterator[Any]):
 
     def __next__(self) -> Any:
         size, *beside = next(self._layout)
+        began_ns = time.monotonic_ns()
         begin, end = self._offset, self._offset + size
         buffers, self._offset = bring_back(beside, self._blobs, end, self._arrived)
         try:
@@ -197,6 +198,8 @@ class _Items(Iterator[Any]):
         except BaseException as error:
             self._recorder.unreadable = error
             raise
+        finally:
+            self._recorder.note_unpickling(time.monotonic_ns() - began_ns)
 
 
 def flush_stdio() -> None:

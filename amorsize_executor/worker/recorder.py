@@ -112,6 +112,10 @@ class PipeRecorder:
 
     # --- what the worker's loop asks for ---
 
+    def note_unpickling(self, nanoseconds: int) -> None:
+        """Note that a call's arguments took so long to unpickle, which is not the call's own time."""
+        self._meter.unpickling_ns += nanoseconds
+
     def begin_chunk(self, first: int, calls: int, flush_ns: int) -> None:
         """Start a chunk whose first call has the number ``first``."""
         with self._lock:
@@ -230,11 +234,12 @@ class Meter:
     Attributes:
         walls: What the group's calls took, in ns. Looking at each at the end costs less than after every call.
         weighed: How many outcomes ``bytes_out`` counts; the others are numbers.
+        unpickling_ns: Of what ``walls`` says, the time that arguments took to arrive as objects.
     """
 
     def __init__(self) -> None:
         self.walls = array("q")
-        self.weighed = self.bytes_out = 0
+        self.weighed = self.bytes_out = self.unpickling_ns = 0
         self._schedstat = open_schedstat()
         self._was_short = False
         self._queued_ns: int | None = None
@@ -243,7 +248,7 @@ class Meter:
     def start(self) -> None:
         """Begin a group. After a short one, time in line is not looked at: that costs more than such a group."""
         del self.walls[:]
-        self.weighed = self.bytes_out = 0
+        self.weighed = self.bytes_out = self.unpickling_ns = 0
         self._queued_ns = None if self._was_short else self._run_delay_ns()
         self._cpu, self._from = cpu_seconds(), time.monotonic_ns()
 
@@ -257,15 +262,16 @@ class Meter:
             waiting = max(0.0, window - cpu - (self._run_delay_ns() - self._queued_ns) * 1e-9)
             if waiting > _LEAST_WAITING * window:
                 waiting = max(0.0, waiting - self._others_delay_ns() * 1e-9)
-        walls = self.walls
-        wall = sum(walls) * 1e-9
+        walls, whole = self.walls, sum(self.walls)
+        share = max(0.0, 1.0 - self.unpickling_ns / whole) if self.unpickling_ns and whole else 1.0
+        wall = whole * share * 1e-9
         return (
             len(walls),
             wall,
-            cpu,
+            min(cpu, wall) if share < 1.0 else cpu,
             waiting,
-            sum(map(mul, walls, walls)) * 1e-18,
-            max(walls) * 1e-9,
+            sum(map(mul, walls, walls)) * share * share * 1e-18,
+            max(walls) * share * 1e-9,
             self.bytes_out + _NUMBER_BYTES * (len(walls) - self.weighed),
             max(0.0, window - wall),
         )

@@ -3,12 +3,15 @@
 import asyncio
 import concurrent.futures
 import os
+import time
 
 import numpy as np
 import pytest
 
 from amorsize_executor import AdaptiveExecutor
 from amorsize_executor.engine.helper import PATIENCE_S
+from amorsize_executor.records import Lane
+from amorsize_executor.tuning import cost_model
 
 
 def double(number):
@@ -48,6 +51,26 @@ def test_nothing_is_started_for_small_arrays():
         assert list(executor.map(lambda number: int(number) + 1, arrays[3][:5])) == [4] * 5
         assert [made.nbytes for made in executor.imap(np.zeros, [1, 2])] == [8, 16]
         assert is_dozing(executor)
+
+
+def wait_for(data):
+    """Take some time with much."""
+    time.sleep(0.02)
+    return len(data)
+
+
+def test_calls_that_are_too_dear_to_send_come_back(monkeypatch):
+    """Long ones too: once some were sent it is known, and the caller, which only waits by then, is called back."""
+    items = [bytes(100_000 + number) for number in range(40)]
+    monkeypatch.setattr(cost_model, "byte_cost", lambda *_: 1.0)
+    with AdaptiveExecutor(2) as executor:
+        assert list(executor.map(wait_for, items)) == [len(item) for item in items]
+        assert executor.stats()["calls_run_by_the_caller"] >= 30
+        assert executor.plan.lane is Lane.CALLER
+    monkeypatch.setattr(cost_model, "byte_cost", lambda *_: 1e-12)
+    with AdaptiveExecutor(2) as executor:
+        assert list(executor.map(wait_for, items)) == [len(item) for item in items]
+        assert executor.stats()["calls_run_by_the_caller"] < 30
 
 
 def test_arrays_of_objects_start_it():

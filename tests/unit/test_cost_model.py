@@ -9,6 +9,7 @@ from amorsize_executor.tuning.cost_model import (
     after_gap,
     after_shipping,
     after_start_up,
+    byte_cost,
     predict_parallel_s,
     predict_serial_s,
 )
@@ -89,6 +90,13 @@ def test_shipping_costs_are_told_apart():
     assert costs.ship_call_s == pytest.approx(true.ship_call_s, rel=0.1)
     assert costs.ship_byte_s == pytest.approx(true.ship_byte_s, rel=0.1)
     assert costs.ship_chunk_s == pytest.approx(true.ship_chunk_s, rel=0.3)
+
+
+def test_a_byte_costs_what_is_left():
+    """Of a chunk's time, less what chunks and calls cost; more than nothing in any case."""
+    costs = Costs(ship_call_s=1e-5, ship_chunk_s=1e-3)
+    assert byte_cost(costs, 1e-3 + 2e-5 + 0.1, 2, 10**6) == pytest.approx(1e-7)
+    assert byte_cost(costs, 0.0, 2, 10**6) > 0
 
 
 def test_shipping_costs_stay_above_zero():

@@ -57,6 +57,24 @@ def test_chunking_makes_short_calls_worth_shipping():
     assert not tuner(measure(5e-5, 100)).prefers_caller("f", remaining=10**5, ready_workers=2)
 
 
+def test_what_is_dear_to_pickle_comes_back():
+    """A megabyte of small objects takes far longer than one of bytes; what it took is known after the first chunk."""
+    dear = tuner(measure(1e-2, 4, bytes_in=4 << 20))
+    assert not dear.prefers_caller("f", remaining=100, ready_workers=2)
+    dear.observe_shipping(5e-2, 1, 1 << 20, "f")
+    assert dear.profile("f").byte_s == pytest.approx(5e-2 / (1 << 20), rel=0.01)
+    assert dear.prefers_caller("f", remaining=100, ready_workers=2)
+    assert dear.costs.ship_byte_s == tuner().costs.ship_byte_s  # of others nothing is known by it
+
+
+def test_light_calls_tell_of_all_functions():
+    """What shipping them costs is kept for everything."""
+    light = tuner(measure(1e-3, 4, bytes_in=400))
+    light.observe_shipping(5e-2, 10, 1000, "f")
+    assert light.profile("f").byte_s is None
+    assert light.costs.ship_chunk_s > tuner().costs.ship_chunk_s
+
+
 def test_one_core_keeps_cpu_work_here():
     """With a single core, only calls that wait are worth a worker."""
     machine = Machine(1, 1, 10 * GIB, 10 * GIB)

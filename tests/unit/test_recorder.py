@@ -106,6 +106,20 @@ def test_values_and_errors_keep_their_order(recorder, sent):
     assert [layout[0] for layout in sent.frames[0][2]] == [0, 1, 0]
 
 
+def test_unpickling_is_no_part_of_a_call(recorder, sent):
+    """The worker spends it beside its calls."""
+    began = time.monotonic_ns() - 40_000_000
+    recorder.note_unpickling(30_000_000)
+    recorder.value(1, began)
+    recorder.end_group(7)
+    recorder.end_chunk(1, 6, 0)
+    ((_function, calls, wall_s, _cpu, _waiting, squares_s2, longest_s, _bytes_out, _beside_s),) = sent.frames[0][3][2]
+    assert calls == 1
+    assert 0.01 <= wall_s == longest_s
+    assert wall_s < 0.03
+    assert squares_s2 == pytest.approx(wall_s**2)
+
+
 def test_much_is_sent_early(recorder, sent):
     """Outcomes above the limit in bytes do not wait for the end of the chunk."""
     recorder.value(b"x" * (MOST_BYTES + 1), time.monotonic_ns())

@@ -183,3 +183,12 @@ def test_no_room_for_the_first_worker(monkeypatch):
             futures = [executor.submit(abs, -number) for number in range(3)]
             assert [str(future.exception()) for future in futures] == [f"[Errno {errno.EAGAIN}] no room"] * 3
         assert executor.submit(abs, -1).result() == 1
+
+
+def test_many_objects_are_not_forked(monkeypatch):
+    """Whoever counts references to them afterwards would copy their pages."""
+    monkeypatch.setattr(zygote, "has_one_thread", lambda: True)
+    monkeypatch.setattr(sys, "getallocatedblocks", lambda: 100_000)
+    assert zygote.may_fork()
+    monkeypatch.setattr(sys, "getallocatedblocks", lambda: 10_000_000)
+    assert not zygote.may_fork()
