@@ -16,7 +16,7 @@ from amorsize_executor.wire.weight import weigh
 _BATCH_S = 0.003
 """How long a batch of cheap calls should take."""
 
-_MOST_CALLS = 65_536
+_MOST_CALLS = 16_384  # more would need memory that was not used before, which costs more
 _MOST_GROWTH = 16
 _LEAST_WAITING = 0.1
 _SHORT_S = 0.001

@@ -96,6 +96,14 @@ class Helper:
             self._engine.loop.wake()
             time.sleep(_MOMENT_S)
 
+    def would_run(self, stream: Stream) -> bool:
+        """Tell whether ``run_stream`` would run calls of the stream here and now."""
+        if stream.pipeline is not None or not self._may_help():
+            return False
+        with self._engine.lock:
+            span = self.pick(stream)
+            return span is not None and self._is_for_caller(span)
+
     def run_future(self, future: CallFuture) -> None:
         """Run a future's own call here if it has not started and no worker is ready for it."""
         span = future._span  # noqa: SLF001

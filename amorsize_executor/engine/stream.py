@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from amorsize_executor.engine.pipeline import Pipeline
 
 _PULL_S = 0.001
-"""Pulling from the source stops after this long when a result is ready to be taken."""
+_MOST_AT_ONCE = 4096
+"""What was pulled from the source is asked for after so long, or so many items."""
 
 
 class Stream:
@@ -432,7 +433,10 @@ class ResultIterator(Iterator[Any]):
             del error, errors, values
 
     def _pull(self) -> None:
-        """Ask for calls until the window is full; iterates the source in the consumer's thread."""
+        """Ask for calls until the window is full, or there is something else to do: to take a result, or to help.
+
+        Iterates the source in the consumer's thread.
+        """
         stream, source = self._stream, self._source
         if source is None:
             return
@@ -440,10 +444,9 @@ class ResultIterator(Iterator[Any]):
         room = window - (stream.asked - self._taken)
         if room <= 0 or (room < window // 8 and stream.asked - self._taken > window // 2 and not self._window):
             return
-        started = time.monotonic()
         while room > 0:
-            step = min(room, 256)
-            items = self._next_items(source, step, started)
+            step = min(room, _MOST_AT_ONCE)
+            items = self._next_items(source, step)
             if items:
                 try:
                     stream.ask(items)
@@ -455,15 +458,16 @@ class ResultIterator(Iterator[Any]):
                     self._executor = None  # needed no more, and the error's traceback holds this iterator
                 return
             room -= len(items)
-            if stream.has_ready() and time.monotonic() - started > _PULL_S:
+            if stream.has_ready() or (self._deadline is None and stream.engine.helper.would_run(stream)):
                 return
 
-    def _next_items(self, source: Iterator[Any], step: int, started: float) -> list[Any]:
+    def _next_items(self, source: Iterator[Any], step: int) -> list[Any]:
         """Return up to ``step`` items; fewer where the source is slow or at its end (``_source`` is None then).
 
         An error of the source waits for the results of what came before it; what is no error goes out at once.
         """
         items: list[Any] = []
+        started = time.monotonic()
         try:
             for item in itertools.islice(source, step):
                 items.append(item)

@@ -27,7 +27,7 @@ from amorsize_executor.wire.decorated import (
 )
 from amorsize_executor.wire.reach import CACHED, NAMED, globals_bound_by, is_exactly, is_named, name_in_main
 from amorsize_executor.wire.state import has_state
-from amorsize_executor.wire.traceless import are_arrays, are_small, leaves_no_trace
+from amorsize_executor.wire.traceless import are_arrays, are_small, leaves_no_trace, lets_go
 from amorsize_executor.wire.weight import weigh
 
 FRESH_BYTES = 65_536
@@ -123,12 +123,12 @@ class Function:
         """Tell whether threads may run calls with these items at the same time, and it may be of use."""
         if self.overlaps is False or not items or not self.leaves_no_trace:
             return False
-        from amorsize_executor.wire import sharing  # noqa: PLC0415 - few functions take so long
-
         is_plain = is_exactly(items[0], PLAIN)
-        if is_plain and not sharing.lets_go(self.callable):
+        if is_plain and not lets_go(self.callable):
             return False
         if self._changes_nothing is None:
+            from amorsize_executor.wire import sharing  # noqa: PLC0415 - takes milliseconds, and few functions need it
+
             self._changes_nothing = sharing.changes_nothing(self.callable)
         if not self._changes_nothing:
             return False

@@ -12,11 +12,10 @@ import math
 import operator
 import sys
 import types
-import zlib
 from collections.abc import Callable
 from typing import Any
 
-from amorsize_executor.wire.traceless import is_of_hashlib, is_of_numpy, look_up
+from amorsize_executor.wire.traceless import is_of_numpy, look_up
 
 _CHANGING = frozenset(("out", "overwrite_input", "copy"))
 """Parameters of NumPy's functions by which these change what they are given."""
@@ -31,13 +30,6 @@ _OUT_AT |= dict.fromkeys(("cumprod", "cumsum", "mean", "prod", "std", "sum", "va
 _UNTOLD = {"concatenate": 2.0}
 _UNTOLD |= dict.fromkeys(("arange", "array", "asarray", "bincount", "empty", "where", "zeros"), math.inf)
 """The same of functions that have no signature in some versions."""
-
-
-def lets_go(function: Callable[..., Any]) -> bool:
-    """Tell whether calls of a function may let go of the interpreter's lock, whatever they are given."""
-    if not isinstance(function, types.FunctionType):
-        return _lets_go(function)
-    return any(_lets_go(look_up(function, name)) for name in function.__code__.co_names)
 
 
 def changes_nothing(function: Callable[..., Any]) -> bool:
@@ -104,8 +96,3 @@ def _room_of(found: Any) -> float:
     except (TypeError, ValueError):  # it tells nothing
         return _UNTOLD.get(getattr(found, "__name__", ""), 1)
     return next((place for place, name in enumerate(parameters) if name in _CHANGING), math.inf)
-
-
-def _lets_go(found: Any) -> bool:
-    is_of_zlib = found is zlib or (isinstance(found, types.BuiltinFunctionType) and found.__self__ is zlib)
-    return is_of_zlib or is_of_numpy(found) or is_of_hashlib(found)

@@ -114,6 +114,18 @@ def leaves_no_trace(function: Callable[..., Any], *, on_arrays: bool = False) ->
     return _is_harmless(function)
 
 
+def lets_go(function: Callable[..., Any]) -> bool:
+    """Tell whether calls of a function may let go of the interpreter's lock, whatever they are given."""
+    if not isinstance(function, types.FunctionType):
+        return _is_unlocked(function)
+    return any(_is_unlocked(look_up(function, name)) for name in function.__code__.co_names)
+
+
+def _is_unlocked(found: Any) -> bool:
+    is_of_zlib = found is zlib or (isinstance(found, types.BuiltinFunctionType) and found.__self__ is zlib)
+    return is_of_zlib or is_of_numpy(found) or is_of_hashlib(found)
+
+
 def are_arrays(items: list[Any]) -> bool:
     """Tell whether all items are NumPy arrays or scalars without objects in them, or plain."""
     numpy = _numpy()

@@ -2,13 +2,16 @@
 
 import asyncio
 import concurrent.futures
+import itertools
 import os
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from amorsize_executor import AdaptiveExecutor
+from amorsize_executor.engine import stream
 from amorsize_executor.engine.helper import PATIENCE_S
 from amorsize_executor.records import Lane
 from amorsize_executor.tuning import cost_model
@@ -71,6 +74,17 @@ def test_calls_that_are_too_dear_to_send_come_back(monkeypatch):
     with AdaptiveExecutor(2) as executor:
         assert list(executor.map(wait_for, items)) == [len(item) for item in items]
         assert executor.stats()["calls_run_by_the_caller"] < 30
+
+
+def test_a_slow_source_is_not_pulled_until_the_window_is_full(monkeypatch):
+    """Who may help does so with what is there, after a millisecond."""
+    pulled, clock = [], itertools.count(0, 10)
+    monkeypatch.setattr(stream, "time", SimpleNamespace(monotonic=lambda: next(clock)))  # each item takes ten seconds
+    with AdaptiveExecutor() as executor:
+        results = executor.imap(double, (pulled.append(number) or number for number in itertools.count()))
+        for number in range(50):
+            assert next(results) == 2 * number
+            assert len(pulled) == number + 1
 
 
 def test_arrays_of_objects_start_it():

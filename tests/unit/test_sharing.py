@@ -11,8 +11,8 @@ from operator import iadd
 import numpy as np
 import pytest
 
-from amorsize_executor.wire.sharing import changes_nothing, lets_go
-from amorsize_executor.wire.traceless import leaves_no_trace, treats_errors_as_usual
+from amorsize_executor.wire.sharing import changes_nothing
+from amorsize_executor.wire.traceless import leaves_no_trace, lets_go, treats_errors_as_usual
 
 
 @pytest.mark.parametrize(
