@@ -103,7 +103,24 @@ def main() -> None:
                 print(f"{who:<18} geometric mean {title} {result.mean:8.2f}, worst {result.worst:8.2f} "
                       f"({result.workload}), ran {result.ran}/{len(part)}")  # fmt: skip
     what = {name: WORKLOADS[name].__doc__ or name for name in names}
-    record.save(chosen.json, "race", {"about": about, "seconds": rows, "what": what})
+    measured = {"about": about, "seconds": rows, "what": what}
+    record.save(chosen.json, "race", join(record.load(chosen.json).get("race"), measured))
+
+
+def join(before: Mapping[str, Any] | None, measured: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what was measured now, with the rows of other workloads that were measured in the same way before."""
+    if before is None or not is_alike(before, measured):
+        return measured
+    names = [name for name in WORKLOADS if name in before["seconds"] or name in measured["seconds"]]
+    parts = {part: {**before[part], **measured[part]} for part in ("seconds", "what")}
+    return {"about": measured["about"], **{part: {name: rows[name] for name in names} for part, rows in parts.items()}}
+
+
+def is_alike(before: Mapping[str, Any], measured: Mapping[str, Any]) -> bool:
+    """Tell whether two races had the same contestants, on the same machine, as often, with as much work."""
+    abouts = [{**race["about"], "load_before": None} for race in (before, measured)]
+    contestants = [{tuple(row) for row in race["seconds"].values()} for race in (before, measured)]
+    return abouts[0] == abouts[1] and contestants[0] == contestants[1]
 
 
 def known_of(rows: Mapping[str, Row]) -> dict[str, Row]:

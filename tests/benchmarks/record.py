@@ -9,7 +9,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def load(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def save(path: Path, section: str, content: dict[str, Any]) -> None:
+def save(path: Path, section: str, content: Mapping[str, Any]) -> None:
     """Put a section into the record and leave the others as they are."""
     record = {**load(path), section: content}
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -57,6 +57,23 @@ def test_workloads_have_right_results(name, monkeypatch):
             check(work, [])
 
 
+def test_a_part_of_the_race_joins_the_rest():
+    """If it was run in the same way; else it stands alone."""
+    about = {"machine": "a", "runs": 3, "load_before": 0.5}
+    before = {
+        "about": about,
+        "seconds": {"io": {"a": 1.0}, "tiny_few": {"a": 2.0}},
+        "what": {"io": "x", "tiny_few": "y"},
+    }
+    again = {"about": {**about, "load_before": 0.1}, "seconds": {"io": {"a": 3.0}}, "what": {"io": "z"}}
+    joined = race.join(before, again)
+    assert list(joined["seconds"].items()) == [("tiny_few", {"a": 2.0}), ("io", {"a": 3.0})]
+    assert joined["what"] == {"tiny_few": "y", "io": "z"}
+    assert race.join(None, again) == again
+    for other in ({"about": {**about, "runs": 1}}, {"seconds": {"io": {"a": 1.0, "b": 2.0}}}):
+        assert race.join({**before, **other}, again) == again
+
+
 def test_the_known_workloads_are_fourteen():
     """Targets are for these, however many others join the race."""
     assert len(KNOWN) == 14
