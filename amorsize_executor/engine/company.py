@@ -57,7 +57,7 @@ class Company:
         return 1 if self.is_over else len(self._threads) + 1
 
     def __enter__(self) -> Self:
-        self._stream.company = self
+        self._stream.company, self._stream.had_company = self, True
         try:
             for thread in self._threads.copy():
                 try:

@@ -61,19 +61,26 @@ class Helper:
             return stream.take(None)
         self._run_until_ready(stream)
         while not stream.wait_for_run():
-            self._run_until_ready(stream)
+            if not self._run_until_ready(stream):
+                stream.listens = False  # else who calls back and who is called could wait for each other
         return stream.take(None)
 
-    def _run_until_ready(self, stream: Stream) -> None:
-        """Run calls of the stream until there are outcomes to take, or others had better run the rest."""
+    def _run_until_ready(self, stream: Stream) -> bool:
+        """Run calls of the stream until there are outcomes to take, or others had better run the rest.
+
+        Returns:
+            Whether any was run.
+        """
         engine, me = self._engine, threading.get_ident()
         began_s, helped_s = time.thread_time(), stream.helped_s
+        has_run = False
         try:
             self._waiting.add(me)
             while not stream.has_ready():
                 threads = self._company_for(stream, helped_s)
                 if not (self._run_in_company(stream, threads) if threads else self._run_batch(stream)):
                     break
+                has_run = True
                 helped_s = stream.helped_s + time.thread_time() - began_s
                 if helped_s <= PATIENCE_S:
                     continue
@@ -84,6 +91,7 @@ class Helper:
         finally:
             self._waiting.discard(me)
             stream.helped_s += time.thread_time() - began_s
+        return has_run
 
     def _let_dispatcher(self, stream: Stream) -> None:
         """Step aside for a moment where the dispatcher has to judge what was run, or to see to workers that start.
@@ -201,7 +209,7 @@ class Helper:
                 engine.claims.append(claim)
                 callers = self.callers_of(span.source)
                 if callers > 1:  # so that all end at about the same time
-                    claim.is_shared = isinstance(span.source, Stream) and span.source.company is not None
+                    claim.is_shared = isinstance(span.source, Stream) and span.source.had_company
                     count = min(count, -(-len(span) // (2 * callers)))
                 wanted = span.part(0, min(count, len(span)))
                 try:
@@ -238,9 +246,10 @@ class Helper:
         if engine.broken is not None:
             return False
         ready = sum(worker.is_ready for worker in engine.workers.values())
-        if ready < max(1, len(engine.workers)):
+        profile = engine.tuner.profile(span.source.function.key)
+        is_heavy = profile is not None and profile.byte_s is not None
+        if ready < max(1, len(engine.workers)) and not is_heavy:
             # A long call would share the processors with the workers, which will be ready long before it ends.
-            profile = engine.tuner.profile(span.source.function.key)
             is_long = profile is not None and profile.call_s > OVERRUN_S
             return not (is_long and len(engine.workers) >= engine.tuner.machine.cores)
         return engine.tuner.prefers_caller(

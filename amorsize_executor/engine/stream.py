@@ -79,12 +79,14 @@ class Stream:
         self._is_abandoned = False
         self._is_waited_for = False  # by a consumer that may help
         self._is_called_back = False
+        self.listens = True  # for being called back
         self.asked = 0  # calls handed to the engine
         self.batch = 1  # calls that a helping caller claims next
         self.helped_s = 0.0  # of processor time that callers have spent on it
         self._cancelled: list[tuple[int, int]] = []
         self.was_judged = False  # by the dispatcher, after its caller had helped for a while
         self.company: Company | None = None  # of the helping caller
+        self.had_company = False
         self.spans: deque[Span] = deque()  # where the helping caller finds calls
         self._runs: dict[int, tuple[list[Any], dict[int, BaseException]]] = {}
         self._loose: deque[tuple[list[Any], dict[int, BaseException]]] = deque()
@@ -165,9 +167,9 @@ class Stream:
     def call_back(self) -> bool:
         """Have a consumer that only waits help instead; tell whether there is one. Runs in: the dispatcher thread."""
         with self._lock:
-            self._is_called_back = self._is_waited_for
+            self._is_called_back = self._is_waited_for and self.listens
             self._changed.notify_all()
-            return self._is_waited_for
+            return self._is_called_back
 
     def take(self, deadline: float | None) -> tuple[list[Any], dict[int, BaseException]]:
         """Wait for the next run of outcomes and remove it.

@@ -13,7 +13,6 @@ import pytest
 from amorsize_executor import AdaptiveExecutor
 from amorsize_executor.engine import stream
 from amorsize_executor.engine.helper import PATIENCE_S
-from amorsize_executor.records import Lane
 from amorsize_executor.tuning import cost_model
 
 
@@ -69,7 +68,6 @@ def test_calls_that_are_too_dear_to_send_come_back(monkeypatch):
     with AdaptiveExecutor(2) as executor:
         assert list(executor.map(wait_for, items)) == [len(item) for item in items]
         assert executor.stats()["calls_run_by_the_caller"] >= 30
-        assert executor.plan.lane is Lane.CALLER
     monkeypatch.setattr(cost_model, "byte_cost", lambda *_: 1e-12)
     with AdaptiveExecutor(2) as executor:
         assert list(executor.map(wait_for, items)) == [len(item) for item in items]
