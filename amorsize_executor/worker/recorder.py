@@ -20,7 +20,7 @@ from operator import mul
 from typing import Any
 
 from amorsize_executor.wire import framing
-from amorsize_executor.wire.buffers import NOTHING, Aside, Layout, gather, set_aside
+from amorsize_executor.wire.buffers import Layout, gather, set_aside
 from amorsize_executor.wire.codec import PLAIN, Codec, are_plain
 from amorsize_executor.wire.reach import is_exactly
 from amorsize_executor.wire.segments import Placed, SegmentPool
@@ -149,13 +149,14 @@ class PipeRecorder:
         growth = max(0, read_resident_bytes(self._statm) - self._baseline)
         peak = max(growth, peak_bytes() - self._baseline)
         measures, self._measures = self._measures, []
-        self._flush((chunk, next_number, measures, growth, peak, gap_ns))
+        self._flush((chunk, next_number, measures, growth, peak, gap_ns), self._pool)
 
     def flush(self) -> None:
-        """Send what is finished. Any thread."""
-        self._flush(None)
+        """Send what is finished."""
+        self._flush(None, self._pool)
 
-    def _flush(self, end: tuple[Any, ...] | None) -> None:
+    def _flush(self, end: tuple[Any, ...] | None, pool: SegmentPool | None) -> None:
+        """Send what is finished. Any thread; only the main one has a ``pool``, whose segments go out in their order."""
         with self._lock:
             count = len(self._out)
             if not count and end is None:
@@ -163,7 +164,7 @@ class PipeRecorder:
             batch = self._out[:count]
             del self._out[:count]
             layout, blobs, placed = lay_out(batch)
-            blobs, are_apart = gather(blobs, placed, self._pool)
+            blobs, are_apart = gather(blobs, placed, pool)
             first, self._first = self._first, self._first + count
             self._pending_bytes = 0
             self._flushed_ns = time.monotonic_ns()
@@ -177,14 +178,14 @@ class PipeRecorder:
             if left_s > 0:
                 time.sleep(left_s)
             else:
-                self.flush()
+                self._flush(None, None)
                 self._flushed_ns = time.monotonic_ns()  # even if there was nothing
 
     def _encode(self, value: Any) -> Encoded:
         buffers: list[pickle.PickleBuffer] = []
         try:
             data = self._codec.dumps(value, buffers)
-            aside = self._set_aside(buffers)
+            aside = set_aside(buffers, self._pool)
             # A call may go on with what it has returned, and write under a read-only view: what travels later is
             # copied now, as a pickle would.
             raws = [bytes(raw) for raw in aside.raws]
@@ -192,12 +193,6 @@ class PipeRecorder:
             return self._encode_error(error, 0, ERROR)
         self._count_bytes(len(data) + aside.nbytes)
         return Encoded((VALUE, len(data), *aside.layout), [data, *raws], aside.placed)
-
-    def _set_aside(self, buffers: list[pickle.PickleBuffer]) -> Aside:
-        if not buffers:
-            return NOTHING
-        with self._lock:  # the flusher may put what it sends in a segment meanwhile
-            return set_aside(buffers, self._pool)
 
     def _encode_error(self, error: BaseException, skip_frames: int, kind: int) -> Encoded:
         data = encode_error(self._codec, error, skip_frames)
@@ -268,7 +263,7 @@ class Meter:
         return (
             len(walls),
             wall,
-            min(cpu, wall) if share < 1.0 else cpu,
+            max(0.0, cpu - self.unpickling_ns * 1e-9),
             waiting,
             sum(map(mul, walls, walls)) * share * share * 1e-18,
             max(walls) * share * 1e-9,

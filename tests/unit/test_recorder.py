@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from amorsize_executor.wire import framing
 from amorsize_executor.wire.codec import OUT_OF_BAND_BYTES, Codec
 from amorsize_executor.worker import recorder as recorder_module
 from amorsize_executor.worker.recorder import MOST_BYTES, PipeRecorder, peak_bytes
+from tests.segments import LARGE, Pair
 
 NEVER_NS = 1 << 60
 
@@ -104,6 +106,29 @@ def test_values_and_errors_keep_their_order(recorder, sent):
     recorder.value([2], time.monotonic_ns())
     recorder.end_chunk(1, 8, 0)
     assert [layout[0] for layout in sent.frames[0][2]] == [0, 1, 0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs memfd")
+def test_the_flushing_thread_fills_no_segments(recorder, monkeypatch):
+    """Those of the main thread may be on their way: who gets to know of segments has to hear of them in their order."""
+    pair, sent = Pair(), []
+    monkeypatch.setattr(recorder, "_pool", pair.pool)
+
+    def send(_pieces, descriptors):
+        sent.append(len(descriptors))
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    monkeypatch.setattr(recorder, "_send", send)
+    recorder._is_running_chunk = SimpleNamespace(wait=iter([None]).__next__)
+    recorder._flushed_ns = 0
+    recorder._out.append(b"x" * LARGE)
+    with pytest.raises(StopIteration):
+        recorder._flush_now_and_then()
+    recorder._out.append(b"x" * LARGE)
+    recorder.flush()
+    assert sent == [0, 1]
+    pair.close()
 
 
 def test_unpickling_is_no_part_of_a_call(recorder, sent):
