@@ -91,7 +91,7 @@ class ContextSpawner:
         try:
             with interrupts_blocked():
                 process.start()
-        except BaseException:
+        except BaseException:  # whatever it was, there is no process that the link and its line could belong to
             link.close()
             self._free_slots.append(slot)
             raise

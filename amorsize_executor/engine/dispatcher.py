@@ -160,7 +160,7 @@ class Engine:
                     for _ in range(self.settings.prestart):
                         self._spawn()
                     thread.start()
-                except BaseException:
+                except BaseException:  # no dispatcher will ever end what the backend has begun
                     self.is_shut_down = True
                     self.loop.wake()
                     self._run()  # here and now, to let go of the backend

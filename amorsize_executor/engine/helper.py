@@ -214,7 +214,7 @@ class Helper:
                 wanted = span.part(0, min(count, len(span)))
                 try:
                     claim.begin(engine.queue.take(span, count))
-                except BaseException:
+                except BaseException:  # Ctrl-C between the two
                     if span.start > wanted.start:  # they have left the queue, so they are this claim's to give back
                         claim.begin(wanted)
                     raise
@@ -232,9 +232,8 @@ class Helper:
                 _local.claim = outer
                 helped.end(claim)
             return self._hand_in(claim)
-        except (
-            BaseException
-        ) as error:  # wherever Ctrl-C came: the dispatcher, which it cannot reach, finishes the books
+        except BaseException as error:
+            # Wherever Ctrl-C came: the dispatcher, which it cannot reach, finishes the books.
             engine.command(lambda: self._finish_for(claim))
             if not isinstance(error, KeyboardInterrupt):  # which ends the map; else its results are waited for
                 engine.rouse()

@@ -478,7 +478,7 @@ class ResultIterator(Iterator[Any]):
         except Exception as error:  # noqa: BLE001 - raised after the last result
             self._source, self._error = None, error
             return items
-        except BaseException:
+        except BaseException:  # Ctrl-C and the like, which wait for nothing: what was pulled is not lost by it
             self._source = None
             if items:
                 self._stream.ask(items)

@@ -217,7 +217,7 @@ class Checkpoint(Middleware):
         try:
             stored = self._find(entry, call.position)
             outcome = None if stored is None else self._restore(entry, call.position, found, *stored)
-        except BaseException:
+        except BaseException:  # the call ends by it, or is asked about again: nothing of this time may stay
             self._forget(call)
             raise
         if outcome is None:

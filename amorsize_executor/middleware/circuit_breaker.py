@@ -178,7 +178,7 @@ class CircuitBreaker(Shared, Middleware):
         except Exception as error:
             self._leave(era, error)()
             raise
-        except BaseException:
+        except BaseException:  # Ctrl-C and the like tell nothing of the service
             self._give_back(era)
             raise
         self._leave(era, None)()
