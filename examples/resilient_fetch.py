@@ -49,7 +49,7 @@ class MoodyService(ThreadingHTTPServer):
         self.plan = {page: [draw.choice(moods)] for page in draw.sample(range(pages), pages // 10)}
         self.plan.update((page, [SILENT]) for page in draw.sample(range(pages), 4))
         self.gone = set(draw.sample(range(pages), 5))
-        self.outage = range(pages // 2, pages // 2 + 20)
+        self.outage = range(pages // 2, pages // 2 + 40)
         self.asked: Counter[int] = Counter()
         self.answers: Counter[int] = Counter()
         self.lock = threading.Lock()
@@ -152,7 +152,7 @@ def main() -> None:
         with AdaptiveExecutor(
             max_workers=4,
             retry=RetryPolicy(
-                max_retries=20, initial_delay=0.005, max_delay=0.1, retry_on_exceptions=(ServiceError, TimeoutError)
+                max_retries=50, initial_delay=0.005, max_delay=0.1, retry_on_exceptions=(ServiceError, TimeoutError)
             ),
             circuit_breaker=CircuitBreakerPolicy(
                 failure_threshold=10,
