@@ -519,8 +519,7 @@ class AdaptiveExecutor(CallingExecutor):
 
     @property
     def _processes(self) -> dict[int, Any]:
-        self._engine.wait_for_workers()
-        return self._engine.backend.processes()
+        return self._engine.processes()
 
     @property
     def _mp_context(self) -> Any:

@@ -270,13 +270,18 @@ class Engine:
         self.command(self._cancel_waiting)
         self.command(lambda: self.break_down(reason))
 
-    def wait_for_workers(self) -> None:
-        """Wait until there is a worker process, where calls are there that need one. For white-box readers."""
+    def processes(self) -> dict[int, Any]:
+        """Return the workers' processes by process id, for white-box readers: those that still take calls.
+
+        Where calls need a process and there is none yet, wait for it.
+        """
         while self.is_started and not self.has_ended and self.backend.capabilities.isolates:
             has_work = bool(self._intake or self.queue.count or self.workers)
             if not has_work or self.backend.processes():
-                return
+                break
             self.ended.wait(0.001)
+        going = {worker.pid for worker in list(self.workers.values()) if worker.is_retiring}
+        return {pid: process for pid, process in self.backend.processes().items() if pid not in going}
 
     def calls_waiting(self) -> int:
         """Count the calls that nobody has: just submitted, queued, held, or about to run again. Without the lock."""

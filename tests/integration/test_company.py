@@ -87,11 +87,11 @@ def test_calls_are_shared(make, callers):
     """By as many threads as there are cores; results come in order, and no thread is left."""
     with make() as executor:
         assert list(executor.map(digest, BLOCKS)) == DIGESTS
-        assert set(callers) == {4}
+        assert callers[0] == max(callers) == 4  # where fewer calls are left, fewer come
         first = executor.decisions()[0]
         assert (first.before, first.after) == ("caller", "threads")
         if executor.plan.lane is Lane.THREADS:  # the last call of all may have been run alone, and measured last
-            assert executor.plan.workers == 4
+            assert executor.plan.workers == callers[-1]
         assert executor.stats()["calls_run_by_the_caller"] == len(BLOCKS)
         assert not executor._engine.is_started
         assert "lock" in executor.report()

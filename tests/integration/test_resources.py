@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 import sys
@@ -23,6 +24,12 @@ def hoard(number):
     """Keep 16 MiB for good, and say by which process."""
     _kept.append(b"\1" * (16 * MIB))
     return number, os.getpid()
+
+
+def end_late(fifo):
+    """Have this process wait for somebody before it ends; return its id."""
+    atexit.register(fifo.read_bytes)
+    return os.getpid()
 
 
 def crunch(count):
@@ -52,6 +59,21 @@ def test_workers_that_end_have_a_line_still(monkeypatch):
     with AdaptiveExecutor(4, min_workers=4, isolate=True, max_tasks_per_child=1) as executor:
         del executor._engine.backend._spawner._free_slots[4:]
         assert list(executor.map(payloads.square, range(30))) == [number * number for number in range(30)]
+
+
+def test_workers_that_end_are_not_counted(tmp_path):
+    """A worker that takes no more calls is none of the pool's processes, however long its end takes."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with AdaptiveExecutor(1, isolate=True, max_tasks_per_child=1) as executor:
+        first = executor.submit(end_late, fifo).result()
+        try:
+            second = executor.submit(os.getpid).result()
+            assert first != second
+            assert first not in executor._processes
+            os.kill(first, 0)  # it is there still
+        finally:
+            fifo.write_bytes(b"")
 
 
 @pytest.mark.slow
