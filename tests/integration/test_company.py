@@ -91,7 +91,7 @@ def test_calls_are_shared(make, callers):
         first = executor.decisions()[0]
         assert (first.before, first.after) == ("caller", "threads")
         if executor.plan.lane is Lane.THREADS:  # the last call of all may have been run alone, and measured last
-            assert executor.plan.workers == callers[-1]
+            assert executor.plan.workers in callers
         assert executor.stats()["calls_run_by_the_caller"] == len(BLOCKS)
         assert not executor._engine.is_started
         assert "lock" in executor.report()
@@ -126,7 +126,7 @@ def test_arrays_are_shared(make, callers, arrays):
     """However they lie in memory: what is shared changes none of them."""
     with make() as executor:
         assert list(executor.map(total, arrays)) == [float(array.sum()) for array in arrays]
-    assert set(callers) == {4}
+    assert callers[0] == max(callers) == 4
 
 
 @pytest.mark.parametrize(
@@ -220,10 +220,13 @@ def test_those_that_stand_in_line_for_the_lock_go(make, callers, monkeypatch):
     monkeypatch.setattr(company, "_LEAST_SHARE", 1e9)
     monkeypatch.setattr(company, "_TRIAL_S", 0.0)
     with make() as executor:
+        function = executor._engine.functions.register(digest, snapshot=False)
+        while function.overlaps is not False:  # until one of them has had a call to be judged by
+            assert list(executor.map(digest, BLOCKS)) == DIGESTS
+        before = len(callers)
+        assert before >= 1
         assert list(executor.map(digest, BLOCKS)) == DIGESTS
-        assert callers == [4]
-        assert list(executor.map(digest, BLOCKS)) == DIGESTS
-        assert callers == [4]
+        assert len(callers) == before
 
 
 def test_those_that_proved_useful_come_at_once(make, callers, monkeypatch):
@@ -233,11 +236,16 @@ def test_those_that_proved_useful_come_at_once(make, callers, monkeypatch):
         before = len(callers)
         executor._engine.functions.register(digest, snapshot=False).overlaps = True
         monkeypatch.setattr(helper, "PATIENCE_S", 0.001)
-        monkeypatch.setattr(helper.Helper, "_run_batch", None)  # nobody begins alone
-        results = executor.map(digest, BLOCKS)
-        with pytest.raises(TypeError):
-            next(results)
+        run_batch, begun_alone = helper.Helper._run_batch, []
+
+        def noted(self, stream):
+            begun_alone.append(stream.company is None)
+            return run_batch(self, stream)
+
+        monkeypatch.setattr(helper.Helper, "_run_batch", noted)
+        assert next(executor.map(digest, BLOCKS)) == DIGESTS[0]
         assert len(callers) == before + 1
+        assert not any(begun_alone)
 
 
 def test_nobody_works_for_results_that_nobody_wants(make):
@@ -341,7 +349,7 @@ def test_what_a_name_means_is_looked_up_for_each_map(make, callers, monkeypatch)
     numbers = range(20_000, 20_100)
     with make() as executor:
         assert list(executor.map(sign, numbers)) == [sign(number) for number in numbers]
-        assert set(callers) == {4}
+        assert callers[0] == max(callers) == 4
         callers.clear()
         monkeypatch.setitem(globals(), "SIGN", remembering)
         assert len(list(executor.map(sign, numbers))) == len(numbers)
