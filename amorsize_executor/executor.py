@@ -18,8 +18,9 @@ from amorsize_executor.backends.registry import choose_backend, choose_context, 
 from amorsize_executor.engine import lifetime
 from amorsize_executor.engine.dispatcher import Engine, Settings
 from amorsize_executor.engine.future import CallFuture
+from amorsize_executor.engine.results import ItemSource, MapIterator, ResultIterator
 from amorsize_executor.engine.span import Span
-from amorsize_executor.engine.stream import ItemSource, MapIterator, ResultIterator, Stream
+from amorsize_executor.engine.stream import Stream
 from amorsize_executor.errors import InvalidParameterError, InvalidParameterTypeError, UnsupportedOptionError
 from amorsize_executor.observe import report
 from amorsize_executor.options import INHERIT, Options, choose_layers
@@ -70,7 +71,7 @@ class CallingExecutor(Executor):
         options, home = self._options, self._home
         engine = home._accepting()  # noqa: SLF001
         check_callable("fn", fn)
-        engine.start()
+        engine.start(fn)
         try:
             function = engine.functions.register(fn, snapshot=not engine.backend.capabilities.shares_memory)
         except Exception as error:  # noqa: BLE001 - as in the standard library, what does not pickle fails its future
@@ -192,7 +193,7 @@ class CallingExecutor(Executor):
         engine = home._accepting()  # noqa: SLF001
         function = engine.functions.register(fn, snapshot=False)
         if not (may_doze and options.is_plain and engine.may_doze(function)):
-            engine.start()
+            engine.start(fn)
         if home._recollection is not None:  # noqa: SLF001
             home._recollection.meet(function, 4)  # noqa: SLF001
         stream = Stream(

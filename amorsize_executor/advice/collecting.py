@@ -14,7 +14,7 @@ from amorsize_executor.advice.hooks import HookContext, HookEvent, HookManager
 from amorsize_executor.advice.narration import tell_progress
 from amorsize_executor.advice.optimization import OptimizationResult
 from amorsize_executor.advice.sample import Outcome
-from amorsize_executor.engine.stream import Failed, ResultIterator
+from amorsize_executor.engine.results import Failed, ResultIterator
 from amorsize_executor.errors import WorkerDiedError
 from amorsize_executor.executor import AdaptiveExecutor
 from amorsize_executor.wording import say_error

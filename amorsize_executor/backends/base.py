@@ -68,6 +68,9 @@ class ChunkReport(NamedTuple):
 class WorkerEvents(Protocol):
     """What the engine wants to hear. Runs in: the dispatcher thread, or a thread that holds the engine's lock."""
 
+    def function_in_sight(self) -> Callable[..., Any] | None:
+        """Return the function that workers will call first, if it is known."""
+
     def worker_ready(self, worker: int, pid: int) -> None:
         """The worker's initializer has ended; it takes chunks."""
 

@@ -23,10 +23,11 @@ from amorsize_executor.system import interrupts_blocked
 from amorsize_executor.wire import framing
 from amorsize_executor.wire.buffers import NO_SIGNAL, send_message
 from amorsize_executor.wire.codec import Codec
+from amorsize_executor.wire.imports import imports_ahead
 from amorsize_executor.wire.main_module import MainSnapshot
 from amorsize_executor.worker.control_word import SLOTS, ControlBoard
 from amorsize_executor.worker.main import flush_stdio
-from amorsize_executor.worker.zygote import REAPED, REFUSED, SPAWN, TWIN, Ancestry, become_zygote
+from amorsize_executor.worker.zygote import HAS_THREADS, REAPED, REFUSED, SPAWN, TWIN, Ancestry, become_zygote
 
 _TWIN_AFTER_S = 0.1  # an executor that has ended by then was spared a process
 _TWIN = -1  # the worker id under which a zygote reports its twin
@@ -115,6 +116,7 @@ class ZygoteSpawner:
         self._twin: _Zygote | None = None
         self._twin_is_due = False
         self._orphans: set[int] = set()  # pidfds of workers whose zygote died before them
+        self._may_import_ahead = True
         self._fruitless = 0  # zygotes in a row that forked nothing
         self._is_closing = False
         self._then: Callable[[], None] | None = None
@@ -178,6 +180,8 @@ class ZygoteSpawner:
         from amorsize_executor.wire.spawning import pickle_for_child  # noqa: PLC0415
 
         payload, descriptors = pickle_for_child((self._initializer, self._initargs))
+        function = self._events.function_in_sight() if self._may_import_ahead else None
+        ahead = [] if function is None else imports_ahead(function)
         ours, theirs = socket.socketpair()
         code = f"from amorsize_executor.worker.zygote import main; main({theirs.fileno()})"
         root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -204,7 +208,7 @@ class ZygoteSpawner:
             self._depth,
             self._board.handle,
             tracker(),
-            [],
+            ahead,
         )
         ours.setblocking(True)  # noqa: FBT003 - whatever socket.setdefaulttimeout says
         with contextlib.suppress(OSError):  # it was killed at once: its pidfd tells
@@ -391,8 +395,11 @@ class ZygoteSpawner:
             self._zygote = None
             self._finish_when_alone()
             return
-        # One that was killed may be somebody's doing; one that ended by itself will do so again.
-        self._fruitless += 20 if zygote.popen is not None and zygote.popen.returncode > 0 else 1
+        status = 0 if zygote.popen is None else zygote.popen.returncode
+        if status == HAS_THREADS:
+            self._may_import_ahead = False
+        else:  # one that was killed may be somebody's doing; one that ended by itself will do so again
+            self._fruitless += 20 if status > 0 else 1
         orphans = list(self._links)
         for worker in orphans:  # they die with it: the kernel sees to that
             self._links[worker].kill()

@@ -14,7 +14,6 @@ a user's callbacks; a caller that helps takes it for the moment of claiming call
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -29,16 +28,15 @@ from amorsize_executor.backends.base import FLUSH_NS, Backend, ChunkReport
 from amorsize_executor.engine.balance import Balance
 from amorsize_executor.engine.claim import Claim, clock_of_this_thread
 from amorsize_executor.engine.crew import Worker
-from amorsize_executor.engine.helper import PATIENCE_S, Helper
+from amorsize_executor.engine.helper import Helper
 from amorsize_executor.engine.interrupts import interrupts_waiting
 from amorsize_executor.engine.lifetime import is_ours
 from amorsize_executor.engine.losses import Losses
 from amorsize_executor.engine.reactor import EventLoop
-from amorsize_executor.engine.relief import BlockWatch
 from amorsize_executor.engine.span import Span, WorkQueue
+from amorsize_executor.engine.staffing import Staffing
 from amorsize_executor.engine.stream import Stream
 from amorsize_executor.records import Measurement
-from amorsize_executor.tuning.concurrency import MOST_AT_ONCE
 from amorsize_executor.tuning.planner import Tuner
 from amorsize_executor.wire.codec import Codec
 from amorsize_executor.wire.functions import Function, FunctionTable
@@ -88,7 +86,8 @@ class Engine:
         self._no_codec = Codec(None, into_worker=True)  # for backends that pickle nothing
         self.functions = FunctionTable(lambda: self.codec)
         self.queue = WorkQueue()
-        self.workers: dict[int, Worker] = {}
+        self.staffing = Staffing(self)
+        self.workers = self.staffing.workers
         self.claims: list[Claim] = []
         self.counts: Counter[str] = Counter()
         self.broken: str | None = None
@@ -109,14 +108,10 @@ class Engine:
         self.losses = Losses(self)
         self._balance = Balance(self)
         self._gate: Gate | None = None
-        self._blocked = BlockWatch()
-        self._is_watching = False
-        self._relieved = 0
-        self._last_worker = 0
+        self._first: Callable[..., Any] | None = None
         self._last_chunk = 0
-        self._fresh_since: float | None = None
+        self.fresh_since: float | None = None
         self._is_ticking = False
-        self._room = MOST_AT_ONCE
         self._is_closing = False
         self.is_cancelling = False
 
@@ -135,8 +130,12 @@ class Engine:
         """How calls are pickled: what of ``__main__`` goes by name depends on how workers were started."""
         return getattr(self.backend, "codec", self._no_codec)
 
-    def start(self) -> None:
-        """Open the backend in this thread and start the dispatcher; at the first call only."""
+    def start(self, first: Callable[..., Any] | None = None) -> None:
+        """Open the backend in this thread and start the dispatcher; at the first call only.
+
+        Args:
+            first: The function that is about to be called; None where its calls were enqueued.
+        """
         if self.is_started:
             return
         with self._start_lock, interrupts_waiting():
@@ -148,6 +147,7 @@ class Engine:
                 if self.is_shut_down:
                     message = "cannot schedule new futures after shutdown"
                     raise RuntimeError(message)
+                self._first = first
                 self.tuner.look_at_machine()  # here: each read costs a dispatcher whose caller computes the lock
                 self.loop.open()
                 try:
@@ -158,7 +158,7 @@ class Engine:
                 thread = threading.Thread(target=self._run, name="amorsize-dispatcher")
                 try:
                     for _ in range(self.settings.prestart):
-                        self._spawn()
+                        self.staffing.spawn()
                     thread.start()
                 except BaseException:  # no dispatcher will ever end what the backend has begun
                     self.is_shut_down = True
@@ -168,7 +168,7 @@ class Engine:
                 self.thread, self.is_started = thread, True
                 self.loop.wake()  # for what a signal handler has submitted meanwhile
             finally:
-                self._is_starting = False
+                self._is_starting, self._first = False, None
 
     def open(self, pipeline: Pipeline) -> None:
         """Open the layers that calls are about to pass. Runs in: the caller's thread.
@@ -370,7 +370,7 @@ class Engine:
                     self.fail_all([entry])
                     continue
                 if not self.queue.count:
-                    self._fresh_since = time.monotonic()
+                    self.fresh_since = time.monotonic()
                 self.queue.push(entry)
             else:
                 entry()
@@ -380,115 +380,30 @@ class Engine:
         if self.broken is not None or self._is_closing:
             return
         if not self.queue.count and not self.losses.suspects:
-            self._fresh_since = None
-            self._relieved = 0
-            self._relieve()
+            self.fresh_since = None
+            self.staffing.end_relief()
+            self.staffing.relieve()
             self._balance.even_out()
             return
-        if self._is_left_to_caller():
+        if self.helper.is_left_to_caller():
             self.tick()
             return
-        idle = self._idle()
+        idle = self.staffing.idle()
         if len(idle) < self.queue.count or self.losses.suspects or not idle[0].is_ready:
-            self._adjust_crew()
-            idle = self._idle()
+            self.staffing.adjust()
+            idle = self.staffing.idle()
         for worker in idle:
             if not (self.queue.count or self.losses.suspects):
                 break
             if self._gate is None or self.losses.suspects or self._gate.has_room(worker):
                 self._send(worker)
         self._send_ahead()
-        self._relieve()
+        self.staffing.relieve()
         self._balance.even_out()
-
-    def _is_left_to_caller(self) -> bool:
-        """Tell whether the calling thread is about to run what waits, or does already and had better go on."""
-        if not self.settings.may_help or self.losses.suspects:
-            return False
-        head = self.queue.head()
-        if head is None or self.is_shut_down or head.source.pipeline is not None:
-            return False
-        now = time.monotonic()
-        ready = sum(worker.is_ready for worker in self.workers.values())
-        is_fresh = self._fresh_since is not None and now - self._fresh_since < PATIENCE_S
-        profile = self.tuner.profile(head.source.function.key)
-        call_s = 0.0 if profile is None else profile.call_s
-        if profile is not None and profile.byte_s is not None and self._is_too_dear_to_send(head, ready, now):
-            return True
-        if any(claim.crawls(now, call_s) for claim in self.claims):
-            return False
-        if self.helper.is_active(now) or (is_fresh and (not ready or isinstance(head.source, Stream))):
-            return self.tuner.prefers_caller(
-                head.source.function.key,
-                remaining=self.remaining(head),
-                ready_workers=ready,
-                callers=self.helper.callers_of(head.source),
-            )
-        return False
-
-    def _is_too_dear_to_send(self, head: Span, ready: int, now: float) -> bool:
-        """Tell whether a caller had better run calls itself, long ones too; one that only waits is called back."""
-        stream = head.source
-        return (
-            isinstance(stream, Stream)
-            and self.tuner.prefers_caller(stream.function.key, remaining=self.remaining(head), ready_workers=ready)
-            and (stream.call_back() or self.helper.is_active(now))
-        )
 
     def remaining(self, head: Span) -> int | None:
         """Return how many calls are left, or None where an ``imap`` still pulls more."""
         return None if getattr(head.source, "is_lazy", False) else self.queue.count
-
-    def _adjust_crew(self) -> None:
-        busy = sum(worker.is_busy for worker in self.workers.values())
-        in_hand = sum(worker.calls_in_hand for worker in self.workers.values())
-        head = self.queue.head()
-        backlog = None if head is not None and self.remaining(head) is None else self.queue.count + in_hand
-        current = sum(not worker.is_retiring for worker in self.workers.values())
-        now = time.monotonic()
-        wanted = self.tuner.wanted_workers(now_s=now, current=current, busy=busy, backlog=backlog)
-        if current < wanted <= self.tuner.machine.cores:  # a caller in a long call has a processor of its own
-            occupied = sum(claim.overruns(now) for claim in self.claims)
-            wanted = max(wanted - occupied, current, self.tuner.limits.min_workers)
-        wanted = min(max(wanted, self._relieved, min(1, len(self.losses.suspects))), self.losses.room(self._room))
-        for _ in range(wanted - current):
-            self._spawn()
-        if wanted < current:
-            idle = [worker for worker in self._idle() if worker.is_ready]
-            for worker in idle[: current - wanted]:
-                self._retire(worker, "fewer workers do the work as fast")
-
-    def _relieve(self) -> None:
-        """Start more workers where calls wait and all that there are only wait inside theirs."""
-        if any(not (worker.is_busy or worker.is_retiring) for worker in self.workers.values()):
-            return
-        crew = [worker for worker in self.workers.values() if not worker.is_retiring]
-        waiting = self.queue.count + len(self.losses.suspects) + sum(worker.unstarted() for worker in crew)
-        if not waiting:
-            return
-        room = min(min(self.tuner.most_workers, self._room) - len(crew), len(crew), waiting)
-        if room <= 0:
-            return
-        if self._blocked.all_blocked(crew, time.monotonic()):
-            self._relieved = len(crew) + room  # which stay while calls wait, whatever the tuner says
-            for _ in range(room):
-                self._spawn()
-        if not self._is_watching:
-            self._is_watching = True
-            self.call_later(self._blocked.pause_s, self._watched)
-
-    def _watched(self) -> None:
-        self._is_watching = False
-
-    def _idle(self) -> list[Worker]:
-        """Return workers that can take a chunk; those that are starting only when no caller helps meanwhile."""
-        return [
-            worker
-            for worker in self.workers.values()
-            if not worker.is_busy
-            and not worker.is_retiring
-            and (worker.is_ready or self.is_shut_down or not self.settings.may_help)
-        ]
 
     def note_helped(self, function: Function, measurement: Measurement, failed: int) -> None:
         """Account for calls that a caller ran. Under the lock."""
@@ -691,9 +606,9 @@ class Engine:
         if record.is_retiring:  # since the chunk before this one
             return
         if self._quota(record) <= 0:
-            self._retire(record, "it has run max_tasks_per_child calls")
+            self.staffing.retire(record, "it has run max_tasks_per_child calls")
         elif record.memory_growth > self.tuner.memory_share():
-            self._retire(record, f"it has grown by {record.memory_growth >> 20} MiB, more than its share")
+            self.staffing.retire(record, f"it has grown by {record.memory_growth >> 20} MiB, more than its share")
 
     def tick(self) -> None:
         """Look again soon: somebody works without telling us."""
@@ -716,34 +631,10 @@ class Engine:
 
     # --- workers come and go ---
 
-    def _spawn(self) -> None:
-        """Start a worker; where the system has no room for one more, those that are there do the work.
-
-        Where there are none, what waits fails with the system's error, and the next call tries anew.
-        """
-        if len(self.workers) >= MOST_AT_ONCE:  # one that ends makes room, and we look again
-            return
-        self._last_worker += 1
-        number = self._last_worker
-        try:
-            link = self.backend.spawn(number)
-        except (OSError, RuntimeError) as error:  # RuntimeError: threads, and forks while the interpreter exits
-            if self.workers:
-                self._limit_room(len(self.workers), str(error))
-            elif not self.is_started:  # in the caller's thread, which hears of it at once
-                raise
-            else:
-                kind, args = type(error), error.args
-                for span in self._waiting():
-                    self.fail(span, lambda: kind(*args))
-        else:
-            self.workers[number] = Worker(number, link, time.monotonic())
-
-    def _limit_room(self, room: int, reason: str) -> None:
-        if self._room > room:
-            self._room = room
-            level = logging.INFO if self.is_shut_down else logging.WARNING
-            ev.logger.log(level, "amorsize_executor: no room for more than %d workers: %s", room, reason)
+    def function_in_sight(self) -> Callable[..., Any] | None:
+        """See ``WorkerEvents``."""
+        head = self.queue.head() or next((entry for entry in self._intake if isinstance(entry, Span)), None)
+        return self._first if head is None else head.source.function.callable
 
     def worker_ready(self, worker: int, pid: int) -> None:
         """See ``WorkerEvents``."""
@@ -756,12 +647,6 @@ class Engine:
         self.emit(ev.WorkerStarted(worker, pid, took))
         if self.is_shut_down:
             self.loop.wake()
-
-    def _retire(self, worker: Worker, reason: str) -> None:
-        worker.is_retiring = True
-        worker.link.retire()
-        self.counts["workers retired"] += 1
-        self.emit(ev.WorkerRetired(worker.number, worker.pid, reason))
 
     def initializer_failed(self, worker: int, error: BaseException) -> None:
         """See ``WorkerEvents``. As in the standard library, this breaks the executor, once the worker has ended."""
@@ -777,7 +662,7 @@ class Engine:
     def spawn_refused(self, worker: int, reason: str) -> None:
         """See ``WorkerEvents``. From now on there are no more workers than there is room for."""
         self.workers[worker].is_killed = True
-        self._limit_room(max(1, sum(record.is_ready for record in self.workers.values())), reason)
+        self.staffing.limit_room(max(1, sum(record.is_ready for record in self.workers.values())), reason)
 
     def worker_died(self, worker: int, exit_status: int | None, *, by_itself: bool) -> None:
         """See ``WorkerEvents``. Unstarted calls go back to the queue; the one that was running is a suspect."""
@@ -811,14 +696,14 @@ class Engine:
         if self.broken is not None:
             return
         self.broken, self._broken_cause = reason, cause
-        self.fail_all(self._waiting())
+        self.fail_all(self.take_waiting())
         for worker in list(self.workers.values()):
             worker.is_killed = True
             self.fail_all(worker.claim_from(0))
             worker.link.kill()
         self.loop.wake()
 
-    def _waiting(self) -> list[Span]:
+    def take_waiting(self) -> list[Span]:
         """Take all calls that no worker has: suspects, queued and held ones."""
         waiting = [*self.losses.suspects, *self.queue.drain()]
         self.losses.suspects.clear()

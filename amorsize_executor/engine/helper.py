@@ -45,10 +45,6 @@ class Helper:
         self._waiting: set[int] = set()
         self._last_s = 0.0
 
-    def is_active(self, now_s: float) -> bool:
-        """Tell whether a caller runs calls, or did a moment ago and is likely to come back for more."""
-        return bool(self._waiting) or now_s - self._last_s < OVERRUN_S
-
     def run_stream(self, stream: Stream) -> tuple[list[Any], dict[int, BaseException]]:
         """Return the stream's next run of outcomes; while it is not there, run calls of the stream.
 
@@ -124,7 +120,46 @@ class Helper:
         finally:
             self._waiting.discard(me)
 
-    def callers_of(self, source: Source) -> int:
+    def is_left_to_caller(self) -> bool:
+        """Tell whether a calling thread is about to run what waits, or does already and had better go on."""
+        engine = self._engine
+        if not engine.settings.may_help or engine.losses.suspects:
+            return False
+        head = engine.queue.head()
+        if head is None or engine.is_shut_down or head.source.pipeline is not None:
+            return False
+        now = time.monotonic()
+        ready = sum(worker.is_ready for worker in engine.workers.values())
+        is_fresh = engine.fresh_since is not None and now - engine.fresh_since < PATIENCE_S
+        profile = engine.tuner.profile(head.source.function.key)
+        call_s = 0.0 if profile is None else profile.call_s
+        if profile is not None and profile.byte_s is not None and self._is_too_dear_to_send(head, ready, now):
+            return True
+        if any(claim.crawls(now, call_s) for claim in engine.claims):
+            return False
+        if self._is_active(now) or (is_fresh and (not ready or isinstance(head.source, Stream))):
+            return engine.tuner.prefers_caller(
+                head.source.function.key,
+                remaining=engine.remaining(head),
+                ready_workers=ready,
+                callers=self._callers_of(head.source),
+            )
+        return False
+
+    def _is_too_dear_to_send(self, head: Span, ready: int, now_s: float) -> bool:
+        """Tell whether a caller had better run calls itself, long ones too; one that only waits is called back."""
+        stream, engine = head.source, self._engine
+        return (
+            isinstance(stream, Stream)
+            and engine.tuner.prefers_caller(stream.function.key, remaining=engine.remaining(head), ready_workers=ready)
+            and (stream.call_back() or self._is_active(now_s))
+        )
+
+    def _is_active(self, now_s: float) -> bool:
+        """Tell whether a caller runs calls, or did a moment ago and is likely to come back for more."""
+        return bool(self._waiting) or now_s - self._last_s < OVERRUN_S
+
+    def _callers_of(self, source: Source) -> int:
         """Return how many threads of this process share a source's calls, or would if it were left to them."""
         if not isinstance(source, Stream):
             return 1
@@ -207,7 +242,7 @@ class Helper:
                 if span is None or not self._is_for_caller(span):
                     return None
                 engine.claims.append(claim)
-                callers = self.callers_of(span.source)
+                callers = self._callers_of(span.source)
                 if callers > 1:  # so that all end at about the same time
                     claim.is_shared = isinstance(span.source, Stream) and span.source.had_company
                     count = min(count, -(-len(span) // (2 * callers)))
@@ -255,7 +290,7 @@ class Helper:
             span.source.function.key,
             remaining=engine.remaining(span),
             ready_workers=ready,
-            callers=self.callers_of(span.source),
+            callers=self._callers_of(span.source),
         )
 
     def _hand_in(self, claim: Claim) -> tuple[int, float]:

@@ -251,11 +251,8 @@ def goes_by_name(function: Callable[..., Any], codec: Codec) -> bool:
     return codec.goes_by_name(function) if name_in_main(function) else is_named(function)
 
 
-def measured_under(function: Callable[..., Any]) -> Hashable:
-    """Return what tells functions apart for the tuner: the code under partials, bound methods and caches.
-
-    Objects count as their type, together with their name if they have one, as NumPy's functions do.
-    """
+def innermost(function: Callable[..., Any]) -> Any:
+    """Return what is under partials, bound methods and caches."""
     seen: Any = function
     for _ in range(DEPTH):
         inner = getattr(seen, "__wrapped__" if isinstance(seen, (CACHED, Decorated)) else "func", None)
@@ -263,6 +260,15 @@ def measured_under(function: Callable[..., Any]) -> Hashable:
         if inner is None or not callable(inner) or inner is seen:
             break
         seen = inner
+    return seen
+
+
+def measured_under(function: Callable[..., Any]) -> Hashable:
+    """Return what tells functions apart for the tuner: the innermost one's code.
+
+    Objects count as their type, together with their name if they have one, as NumPy's functions do.
+    """
+    seen = innermost(function)
     if isinstance(seen, types.FunctionType):
         return seen.__code__
     name = getattr(seen, "__qualname__", None) or getattr(seen, "__name__", None)

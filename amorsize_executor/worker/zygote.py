@@ -33,6 +33,9 @@ with contextlib.suppress(ImportError):  # Windows, where this module is loaded f
 SPAWN, TWIN = 64, 65
 SPAWNED, REAPED, REFUSED = 80, 81, 82
 
+HAS_THREADS = 3
+"""The exit status of a zygote that cannot fork: what it imported for its workers has started threads."""
+
 
 class Ancestry(NamedTuple):
     """What a zygote knows from its parent and leaves to its workers."""
@@ -260,6 +263,19 @@ def load_initializer(codec: Codec, data: Any) -> tuple[Callable[..., object] | N
     return initializer, initargs
 
 
+def _import_ahead(names: list[str]) -> None:
+    """Import what each worker would import; leave it to them if that starts threads, beside which nobody forks."""
+    for name in names:
+        with contextlib.suppress(BaseException):  # whatever it is, a worker's own import will say so to its call
+            __import__(name)
+    if names:
+        from amorsize_executor.worker.main import flush_stdio  # noqa: PLC0415
+
+        flush_stdio()  # what they print is not each worker's to print
+        if len(os.listdir("/proc/self/task")) > 1:
+            os._exit(HAS_THREADS)
+
+
 def main(control_descriptor: int) -> NoReturn:
     """Start clean: the first frame on the control socket says what a fork would have inherited."""
     _leave_interrupts_to_the_parent()
@@ -267,7 +283,7 @@ def main(control_descriptor: int) -> NoReturn:
     control.setblocking(True)  # noqa: FBT003 - whatever socket.setdefaulttimeout says in the parent
     from amorsize_executor.worker.main import frames_from  # noqa: PLC0415
 
-    _kind, (parent_pid, path, argv, authkey, depth, board, tracker, preload), blobs = next(
+    _kind, (parent_pid, path, argv, authkey, depth, board, tracker, names), blobs = next(
         frames_from(control.recv_into, framing.FrameReader(ahead=0))  # what follows comes with descriptors
     )
     sys.path[:], sys.argv[:] = path, argv
@@ -277,9 +293,7 @@ def main(control_descriptor: int) -> NoReturn:
 
         resource_tracker._resource_tracker._fd = tracker[0]  # type: ignore[attr-defined]
     initializer, initargs = load_initializer(Codec(None, into_worker=False), blobs)
-    for name in preload:
-        with contextlib.suppress(Exception):  # a worker that needs it will say what is wrong
-            __import__(name)
+    _import_ahead(names)
     ancestry = Ancestry(parent_pid, os.pidfd_open(parent_pid), ControlBoard(board), None, initializer, initargs, depth)
     try:
         _Zygote(control, ancestry).serve()

@@ -11,6 +11,7 @@ import weakref
 
 import pytest
 
+from amorsize_executor.engine import results as iterators
 from tests import payloads
 from tests.contract.modes import in_contexts_too, make_executor, only_crossing
 
@@ -258,9 +259,19 @@ def test_a_map_whose_results_nobody_wants_runs(make, tmp_path, options):
     assert sorted(payloads.read_executions(tmp_path / "log"), key=int) == [str(index) for index in range(50)]
 
 
+def test_a_map_with_a_buffer_asks_for_all_of_it(executor, monkeypatch):
+    """At once, as in Python 3.14, from a source that takes its time, too."""
+    monkeypatch.setattr(iterators, "_PULL_S", 0.0)
+    source = Source()
+    results = executor.map(payloads.square, source, buffersize=20)
+    assert source.pulled == 20
+    assert next(results) == 0
+
+
 @pytest.mark.parametrize("method", ["map", "imap"])
-def test_dropped_half_read_it_runs_no_more(make, tmp_path, method):
+def test_dropped_half_read_it_runs_no_more(make, tmp_path, method, monkeypatch):
     """As in the standard library, which cancels the rest then; what a worker has in hand already may run."""
+    monkeypatch.setattr(iterators, "_PULL_S", 60.0)  # the second call is asked for with the first, however slowly
     executor = make(max_workers=1, chunksize=1)
     results = getattr(executor, method)(block_if_second, range(200), itertools.repeat(tmp_path), buffersize=100)
     assert next(results) == 0

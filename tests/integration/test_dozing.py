@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from amorsize_executor import AdaptiveExecutor
-from amorsize_executor.engine import stream
+from amorsize_executor.engine import results as iterators
 from amorsize_executor.engine.helper import PATIENCE_S
 from amorsize_executor.tuning import cost_model
 
@@ -77,7 +77,7 @@ def test_calls_that_are_too_dear_to_send_come_back(monkeypatch):
 def test_a_slow_source_is_not_pulled_until_the_window_is_full(monkeypatch):
     """Who may help does so with what is there, after a millisecond."""
     pulled, clock = [], itertools.count(0, 10)
-    monkeypatch.setattr(stream, "time", SimpleNamespace(monotonic=lambda: next(clock)))  # each item takes ten seconds
+    monkeypatch.setattr(iterators, "time", SimpleNamespace(monotonic=lambda: next(clock)))  # ten seconds an item
     with AdaptiveExecutor() as executor:
         results = executor.imap(double, (pulled.append(number) or number for number in itertools.count()))
         for number in range(50):

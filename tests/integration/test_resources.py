@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from amorsize_executor import AdaptiveExecutor
-from amorsize_executor.engine import dispatcher
+from amorsize_executor.engine import staffing
 from tests import payloads
 
 pytestmark = pytest.mark.slow
@@ -55,7 +55,7 @@ def test_workers_that_have_grown_are_replaced(isolate):
 
 def test_workers_that_end_have_a_line_still(monkeypatch):
     """Their successors wait for it, if there is no other one, instead of breaking the executor."""
-    monkeypatch.setattr(dispatcher, "MOST_AT_ONCE", 4)
+    monkeypatch.setattr(staffing, "MOST_AT_ONCE", 4)
     with AdaptiveExecutor(4, min_workers=4, isolate=True, max_tasks_per_child=1) as executor:
         del executor._engine.backend._spawner._free_slots[4:]
         assert list(executor.map(payloads.square, range(30))) == [number * number for number in range(30)]

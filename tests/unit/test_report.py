@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 from amorsize_executor import AdaptiveExecutor, Decision, InvalidParameterError, Lane
-from amorsize_executor.engine import dispatcher
+from amorsize_executor.engine import helper
 from amorsize_executor.observe.report import MOST_LINES, WIDTH, render, render_as
 from amorsize_executor.wire.functions import measured_under
 from amorsize_executor.wording import make_sentence, name_function, say_count, say_seconds
@@ -183,7 +183,7 @@ def test_every_call_is_counted_somewhere(tmp_path):
 
 def test_a_helped_call_is_counted_while_it_runs(monkeypatch):
     """A call in the hands of a waiting caller runs; afterwards the executor is idle again."""
-    monkeypatch.setattr(dispatcher, "PATIENCE_S", 60.0)  # however busy the machine is, the caller is waited for
+    monkeypatch.setattr(helper, "PATIENCE_S", 60.0)  # however busy the machine is, the caller is waited for
     with AdaptiveExecutor() as executor:
         during = next(executor.map(lambda _: (counts_of(executor), executor.stats()["state"]), [0]))
         assert during == ({"waiting": 0, "running": 1, "done": 0, "cancelled": 0}, "running")

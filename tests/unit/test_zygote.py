@@ -43,10 +43,17 @@ def end(spawner, loop):
         loop.run(loop.wait())
 
 
+class Events(SimpleNamespace):
+    """What a test wants to hear, of an engine that knows no function yet."""
+
+    def function_in_sight(self):
+        """Know of none."""
+
+
 def opened(loop, events=None):
     """Return a spawner whose zygote is there, however it was started."""
     spawner = ZygoteSpawner(None, (), 0)
-    spawner.open(loop, events or SimpleNamespace(), lambda _event: None)
+    spawner.open(loop, events or Events(), lambda _event: None)
     if spawner._zygote is None:
         spawner._begin()
     return spawner
@@ -59,7 +66,7 @@ def test_no_room_for_a_zygote(loop, monkeypatch, way):
     monkeypatch.setattr(*{"fork": (os, "fork"), "Popen": (subprocess, "Popen")}[way], refuse)
     spawner = ZygoteSpawner(int, (), 0)  # with an initializer, which is tried at once
     with pytest.raises(OSError, match="no room"):
-        spawner.open(loop, SimpleNamespace(), lambda _event: None)
+        spawner.open(loop, Events(), lambda _event: None)
 
 
 def test_a_twin_that_is_refused_while_all_is_closed(loop):
@@ -88,7 +95,7 @@ def test_no_descriptor_for_a_twin(loop, monkeypatch):
 def test_no_descriptor_for_a_worker(loop, monkeypatch):
     """A worker whose process cannot be told from others is sent away, as if the system had refused to make it."""
     heard = []
-    events = SimpleNamespace(
+    events = Events(
         worker_ready=lambda *_args: None,
         spawn_refused=lambda worker, reason: heard.append((worker, reason)),
         worker_died=lambda worker, *_args, **_options: heard.append((worker, "died")),
@@ -140,7 +147,7 @@ def test_a_worker_that_is_sent_away_runs_nothing_more(monkeypatch, tmp_path):
 def test_no_room_for_a_successor(loop, monkeypatch):
     """Whoever turns the loop hears of it, as of the workers' end, and nothing waits for a zygote that is gone."""
     died = []
-    events = SimpleNamespace(worker_died=lambda worker, *_args, **_options: died.append(worker))
+    events = Events(worker_died=lambda worker, *_args, **_options: died.append(worker))
     spawner = opened(loop, events)
     spawner._twin_is_due = True  # so that none takes over
     spawner.spawn(7)
@@ -165,7 +172,7 @@ def test_an_interrupt_as_a_zygote_starts_clean(loop, monkeypatch):
     monkeypatch.setattr(zygote, "may_fork", lambda: False)
     monkeypatch.setattr(subprocess, "Popen", start_and_interrupt)
     spawner, heard = ZygoteSpawner(None, (), 0), []
-    spawner.open(loop, SimpleNamespace(), heard.append)
+    spawner.open(loop, Events(), heard.append)
     spawner._begin()
     spawner._bring_twin()
     while spawner._twin is None or not spawner._twin.pid:

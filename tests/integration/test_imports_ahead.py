@@ -1,0 +1,221 @@
+"""What a clean zygote imports for its workers: installed modules; nothing that they had better have each for itself."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+import textwrap
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from amorsize_executor import AdaptiveExecutor
+from amorsize_executor.wire.imports import imports_ahead
+from tests.processes import is_gone, poll_until
+
+CALLS = 4
+
+INSTALLED = {
+    "heavy_alone": "import os\nPID = os.getpid()\ndef home(_number): return PID, os.getpid()\n",
+    "heavy_branch": "import os\nPID = os.getpid()\n",
+    "heavy_threads": """
+        import os, threading
+        PID = os.getpid()
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+    """,
+    "heavy_exit": "raise SystemExit(7)\n",
+    "heavy_noise": "import os\nPID = os.getpid()\nprint('seen', end=' ')\n",
+}
+
+OWN = {
+    "users_own": """
+        import os
+        import heavy_alone as named
+        PID = os.getpid()
+        def both(number):
+            return (PID, named.PID, os.getpid())
+        def inside(_number):
+            import heavy_alone
+            return heavy_alone.PID, os.getpid()
+        def maybe(number):
+            if number >= 0:
+                import heavy_branch
+            return heavy_branch.PID, os.getpid()
+        def beside_threads(_number):
+            import heavy_threads
+            return heavy_threads.PID, os.getpid()
+        def leaving(_number):
+            import heavy_exit
+        def noisy(_number):
+            import heavy_noise
+            return heavy_noise.PID, os.getpid()
+        class Caller:
+            def __call__(self, number):
+                return both(number)
+    """,
+}
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Return a module of a user's that uses installed ones, of which this process knows what it has imported."""
+    for folder, modules in ((tmp_path / "site-packages", INSTALLED), (tmp_path, OWN)):
+        folder.mkdir(exist_ok=True)
+        monkeypatch.syspath_prepend(folder)
+        for name, text in modules.items():
+            (folder / f"{name}.py").write_text(textwrap.dedent(text))
+    yield importlib.import_module("users_own")
+    for name in (*INSTALLED, *OWN):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def clean():
+    """Return an executor whose workers are started clean, because this process has a thread more."""
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    with AdaptiveExecutor(2, isolate=True, min_workers=2, max_tasks_per_child=1) as executor:
+        yield executor
+    over.set()
+    thread.join()
+
+
+def results(executor, function):
+    """Return what some calls return, each in a worker of its own."""
+    return [future.result() for future in [executor.submit(function, number) for number in range(CALLS)]]
+
+
+def test_what_is_imported_with_the_function_or_first_of_all(clean, own):
+    """Its zygote has it, for all of them; another function that comes later finds it, too."""
+    found = results(clean, own.inside)
+    (home,) = {pid for pid, _ in found}
+    assert len({worker for _, worker in found}) == CALLS
+    assert home not in {os.getpid(), *(worker for _, worker in found)}
+    assert {pid for _, pid, _ in results(clean, own.both)} == {home}
+
+
+def test_the_users_own_modules_are_each_workers_own(clean, own):
+    """They may hold random numbers, connections, and the like."""
+    found = results(clean, own.both)
+    assert len({named for _, named, _ in found}) == 1
+    assert all(mine == worker != named for mine, named, worker in found)
+
+
+def test_what_only_some_calls_import_is_imported_by_them(clean, own):
+    """Nobody knows whether there will be any."""
+    assert all(pid == worker for pid, worker in results(clean, own.maybe))
+
+
+def test_what_starts_threads_is_left_to_the_workers(clean, own):
+    """A zygote with threads must not fork: another one takes its place, and no call is lost."""
+    assert all(pid == worker for pid, worker in results(clean, own.beside_threads))
+    assert clean.stats()["calls_failed"] == 0
+
+
+def test_what_cannot_be_imported_is_the_calls_business(clean, own):
+    """As it would be without."""
+    for future in [clean.submit(own.leaving, number) for number in range(CALLS)]:
+        with pytest.raises(SystemExit, match="7"):
+            future.result()
+
+
+def test_what_it_prints_is_printed_once(own, capfd):
+    """Not by each worker again."""
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    with AdaptiveExecutor(2, isolate=True, min_workers=2) as executor:
+        assert len({pid for pid, _ in results(executor, own.noisy)}) == 1
+    over.set()
+    thread.join()
+    assert capfd.readouterr().out == "seen "
+
+
+def test_a_zygote_with_threads_is_gone(clean, own):
+    """Nobody keeps it."""
+    spawner = clean._engine.backend._spawner
+    begun = []
+    start = spawner._start_clean
+
+    def noted():
+        begun.append(start())
+        return begun[-1]
+
+    spawner._start_clean = noted
+    results(clean, own.beside_threads)
+    first, second = begun
+    assert poll_until(lambda: is_gone(first.pid), 20)
+    assert not is_gone(second.pid)
+
+
+def here(_number):
+    """Import in various ways, first of all."""
+    import xml.dom.minidom
+    from email import charset, message_from_string
+
+    def later():
+        import wave
+
+        return wave
+
+    return xml, charset, message_from_string, later
+
+
+def guarded():
+    """Import what may not be wanted."""
+    if sys.platform == "plan9":
+        import wave
+
+        return wave
+    return None
+
+
+def in_main():
+    """Reach a module by another function of ``__main__``."""
+    return reaches()
+
+
+def reaches():
+    """Name a module."""
+    return functools.partial
+
+
+class Caller:
+    """Be called."""
+
+    def __call__(self, number):
+        """Return it."""
+        return number
+
+
+def test_what_is_certain():
+    """Imports before the first branch, of functions under whatever; not those of inner functions, or after it."""
+    for function in (here, functools.partial(here, 1), functools.lru_cache(here)):
+        names = imports_ahead(function)
+        assert {"xml.dom.minidom", "email", "email.charset", "functools", "threading"} <= set(names)
+        assert "wave" not in names
+        assert not any("amorsize" in name or name.startswith("tests") for name in names)
+    assert "wave" not in imports_ahead(guarded)
+    assert "functools" in imports_ahead(Caller()) or imports_ahead(Caller()) == []
+    assert imports_ahead(len) == ["builtins"]
+    assert imports_ahead(os.path.join) != []
+
+
+def test_of_main_only_what_is_named(monkeypatch):
+    """By the function, or by others of ``__main__`` that it names: these travel together."""
+    space = {"functools": functools, "threading": threading, "__name__": "__main__"}
+    exec("def reaches(): return functools.partial\ndef in_main(): return [reaches() for _ in range(2)]", space)  # noqa: S102
+    assert imports_ahead(space["in_main"]) == ["functools"]
+
+
+@pytest.mark.parametrize("module", [None, 3, "", "no.such.thing", "a b"])
+def test_values_of_no_known_module(module):
+    """Say nothing."""
+    odd = SimpleNamespace(__module__=module)
+    space = {"odd": odd, "__name__": "__main__"}
+    exec("def names_it(): return odd", space)  # noqa: S102
+    assert imports_ahead(space["names_it"]) == []
