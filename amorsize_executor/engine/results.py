@@ -26,6 +26,9 @@ _PULL_S = 0.001
 _MOST_AT_ONCE = 4096
 """What was pulled from the source is asked for after so long, or so many items."""
 
+_STRIDE = 16
+"""Items that are pulled from a quick source between two looks at the clock."""
+
 
 class Failed:
     """A call's error among values, for which nothing that a call returns can be taken."""
@@ -58,7 +61,7 @@ class ResultIterator(Iterator[Any]):
     def __init__(
         self,
         stream: Stream,
-        source: Iterator[Any] | None,
+        source: ItemSource | None,
         *,
         executor: Executor | None = None,
         window: int | None = None,
@@ -124,7 +127,7 @@ class ResultIterator(Iterator[Any]):
         deque(self._ready, 0)  # an iterator of ``MapIterator`` may be in the middle of it
         self._is_done, self._ready, self._held, self._executor = True, iter(()), None, None
         source, self._source = self._source, None
-        if isinstance(source, ItemSource):
+        if source is not None:
             source.close()
 
     def _refill(self) -> Any:
@@ -275,18 +278,26 @@ class ResultIterator(Iterator[Any]):
             if stream.has_ready() or (self._deadline is None and stream.engine.helper.would_run(stream)):
                 return
 
-    def _next_items(self, source: Iterator[Any], step: int) -> list[Any]:
+    def _next_items(self, source: ItemSource, step: int) -> list[Any]:
         """Return up to ``step`` items; fewer where the source is slow or at its end (``_source`` is None then).
 
         An error of the source waits for the results of what came before it; what is no error goes out at once.
         """
         items: list[Any] = []
-        started = time.monotonic()
+        began_s = before_s = time.monotonic()
+        wanted = 1
         try:
-            for item in itertools.islice(source, step):
-                items.append(item)
-                if time.monotonic() - started > _PULL_S:
+            while wanted := min(wanted, step - len(items)):
+                missing = wanted + len(items)
+                items.extend(itertools.islice(source.items, wanted))  # keeps what came before an error
+                if len(items) < missing:
+                    self._source = None
                     return items
+                now_s = time.monotonic()
+                if now_s - began_s > _PULL_S:
+                    return items
+                wanted = _STRIDE if now_s - before_s < _PULL_S / _STRIDE else 1
+                before_s = now_s
         except Exception as error:  # noqa: BLE001 - raised after the last result
             self._source, self._error = None, error
             return items
@@ -295,8 +306,6 @@ class ResultIterator(Iterator[Any]):
             if items:
                 self._stream.ask(items)
             raise
-        if len(items) < step:
-            self._source = None
         return items
 
 
@@ -330,16 +339,17 @@ def releasing(values: list[Any]) -> Iterator[Any]:
     return map(values.pop, itertools.repeat(-1, len(values)))
 
 
-class ItemSource(Iterator[Any]):
-    """A map's items: the elements of one iterable, or tuples of several. Closing it closes generators."""
+class ItemSource:
+    """A map's items.
+
+    Attributes:
+        items: The elements of one iterable, or tuples of several.
+    """
 
     def __init__(self, iterables: tuple[Iterable[Any], ...]) -> None:
         self._sources = [iter(iterable) for iterable in iterables]
         items = self._sources[0] if len(self._sources) == 1 else zip(*self._sources)
-        self._next = iter(items).__next__
-
-    def __next__(self) -> Any:
-        return self._next()
+        self.items: Iterator[Any] = iter(items)
 
     def close(self) -> None:
         """Close the generators among the sources; other iterators are their owners' business."""

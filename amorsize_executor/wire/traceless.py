@@ -12,6 +12,7 @@ import builtins
 import math
 import opcode
 import operator
+import re
 import sys
 import types
 import zlib
@@ -215,8 +216,12 @@ def look_up(function: types.FunctionType, name: str) -> Any:
 
 def _is_harmless(found: Any) -> bool:
     kind = type(found)
+    if kind is re.Pattern:  # compiled already, which is when it may print things
+        return True
     if kind is types.BuiltinFunctionType and (
-        found in _HARMLESS or any(found is getattr(module, found.__name__, None) for module in _MODULES)
+        found in _HARMLESS
+        or any(found is getattr(module, found.__name__, None) for module in _MODULES)
+        or type(found.__self__) is re.Pattern
     ):
         return True
     if (kind is type and found in _HARMLESS) or (kind is types.ModuleType and found in _OBJECTS):

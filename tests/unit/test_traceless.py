@@ -4,6 +4,7 @@ import functools
 import hashlib
 import math
 import operator
+import re
 import zlib
 from hashlib import blake2b, sha3_256
 from operator import matmul
@@ -14,6 +15,14 @@ import pytest
 from amorsize_executor.wire.traceless import are_arrays, are_small, leaves_no_trace
 
 FACTOR, LABELS = 3, ["a"]
+LINE = re.compile(r"(\d+) (\w+)")
+search = LINE.search
+
+
+def finds(line):
+    """Find something, and take it apart."""
+    found = LINE.search(line)
+    return None if found is None else (int(found[1]), found.group(2).upper(), found.span())
 
 
 def hashes(data):
@@ -118,7 +127,7 @@ class Callable:
     [
         *(scaled, with_default, closing_over(1), lambda x: (x, -x), abs, math.sqrt, operator.neg, str, int, str.upper),
         *(hashes, zlib.compress, lambda data: sha3_256(data).digest(), lambda data: zlib.decompress(data).upper()),
-        blake2b,
+        *(blake2b, finds, LINE.search, lambda line: LINE.sub(str.upper, line), lambda line: search(line) is None),
     ],
 )
 def test_traceless(function):
@@ -132,6 +141,8 @@ def test_traceless(function):
         *(counts_up, loops, prints, reads_a_list, calls_another, with_list, imports, yields, waits, catches),
         lambda _: hashlib.algorithms_available.add("none"),
         lambda word: hashlib.pbkdf2_hmac("sha256", word, b"salt", 1 << 30),
+        *(lambda text: re.compile(text, 128), lambda text: re.findall("a", text, 128)),
+        lambda text: LINE.sub(loud, text),
         *(reaches_up, closing_over([]), print, eval, open, iter, next, Callable(), Callable, functools.partial(abs)),
         *(list.append, [].append, dict, type, setattr, math.ceil.__call__, operator.methodcaller("clear")),
     ],
