@@ -153,6 +153,15 @@ class Backend(Protocol):
     def spawn(self, worker: int) -> WorkerLink:
         """Start a worker and return its link at once; chunks may be sent before it is ready."""
 
+    def foresee_start_up(self) -> float | None:
+        """Return about how many seconds the first worker takes to be ready; None where that is next to nothing."""
+
+    def forsake(self) -> None:
+        """End at once what is only about to have workers, and report their deaths; nobody needs them any more.
+
+        Does nothing where a user's code may be running, or some worker has begun.
+        """
+
     def processes(self) -> dict[int, Any]:
         """Return the workers' processes by process id, with ``join``, ``terminate``, ``kill`` and ``is_alive``."""
 

@@ -55,6 +55,12 @@ class FuturesBackend:
         self._reactor.call_soon(lambda: self._events.worker_ready(worker, 0))
         return link
 
+    def foresee_start_up(self) -> None:
+        """Say nothing: its workers are somebody else's."""
+
+    def forsake(self) -> None:
+        """Do nothing: there is nothing that could still have workers."""
+
     def processes(self) -> dict[int, Any]:
         """The processes are not ours to name."""
         return {}

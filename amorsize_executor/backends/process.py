@@ -71,6 +71,15 @@ class ProcessBackend:
         """See ``Backend``."""
         return self._spawner.spawn(worker)  # type: ignore[no-any-return]
 
+    def foresee_start_up(self) -> float | None:
+        """See ``Backend``."""
+        return self._spawner.foresee_start_up()  # type: ignore[no-any-return]
+
+    def forsake(self) -> None:
+        """See ``Backend``."""
+        if not self._has_initializer:
+            self._spawner.forsake()
+
     def close(self, then: Callable[[], None]) -> None:
         """See ``Backend``."""
         self._spawner.close(then)

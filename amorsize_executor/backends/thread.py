@@ -42,6 +42,12 @@ class ThreadBackend:
         """See ``Backend``."""
         return ThreadLink(worker, self._reactor, self._events, self._initializer, self._initargs)
 
+    def foresee_start_up(self) -> None:
+        """Say nothing: threads start in no time."""
+
+    def forsake(self) -> None:
+        """Do nothing: there is nothing that could still have workers."""
+
     def close(self, then: Callable[[], None]) -> None:
         """See ``Backend``."""
         then()

@@ -30,6 +30,8 @@ from amorsize_executor.worker.main import flush_stdio
 from amorsize_executor.worker.zygote import HAS_THREADS, REAPED, REFUSED, SPAWN, TWIN, Ancestry, become_zygote
 
 _TWIN_AFTER_S = 0.1  # an executor that has ended by then was spared a process
+_CLEAN_START_S = 0.075
+"""About what an interpreter takes to start and to import what a zygote needs."""
 _TWIN = -1  # the worker id under which a zygote reports its twin
 _MOST_FRUITLESS = 100
 _LARGE_HEAP = 4 << 30  # bytes; above it, copying page tables costs more than a clean start
@@ -56,7 +58,7 @@ class _Zygote:
         self.pidfds: list[int] = []
         self.orders: deque[tuple[bytes, socket.socket]] = deque()
         self.hear: Callable[[int], None] = lambda _events: None
-        self.has_orders = False
+        self.has_orders = self.has_reported = False
 
 
 class WorkerProcess:
@@ -238,6 +240,20 @@ class ZygoteSpawner:
             self._reactor.call_later(_TWIN_AFTER_S, self._bring_twin)
         return link
 
+    def foresee_start_up(self) -> float | None:
+        """See ``Backend``."""
+        is_clean = not may_fork() if self._zygote is None else self._zygote.popen is not None
+        return _CLEAN_START_S if is_clean else None
+
+    def forsake(self) -> None:
+        """See ``Backend``. Workers that are forked at this very moment find their connections closed, and end."""
+        zygote = self._zygote
+        if zygote is None or zygote.popen is None or zygote.has_reported:
+            return
+        send_signal(zygote.pidfd, signal.SIGKILL)
+        for worker in list(self._links):
+            self._ended(worker, None, by_itself=False)
+
     def _bring_twin(self) -> None:
         self._twin_is_due = False
         if self._twin is None and self._zygote is not None and not self._is_closing:
@@ -290,6 +306,7 @@ class ZygoteSpawner:
             if not data:
                 self._reactor.unwatch(zygote.control.fileno())
                 return
+            zygote.has_reported = True
             zygote.pidfds += descriptors
             *lines, zygote.pending = (zygote.pending + data).split(b"\n")
             for report in lines:

@@ -103,6 +103,7 @@ class Engine:
         self.at_end: Callable[[], None] | None = None
         self._start_lock = threading.RLock()
         self._is_starting = False
+        self._foresees = False
         self._intake: deque[Span | Callable[[], None]] = deque()
         self._deliveries: list[Callable[[], object]] = []
         self.losses = Losses(self)
@@ -155,6 +156,7 @@ class Engine:
                 except BaseException:  # the next call tries anew
                     self.loop.close()
                     raise
+                self._foresee_start_up()
                 thread = threading.Thread(target=self._run, name="amorsize-dispatcher")
                 try:
                     for _ in range(self.settings.prestart):
@@ -225,6 +227,7 @@ class Engine:
 
     def reconsider(self, stream: Stream) -> None:
         """Start what dozes if the tuner thinks that the stream's caller had better not go on alone."""
+        self._foresee_start_up()
         with self.lock:
             left = None if stream.is_lazy else sum(map(len, stream.spans))
             if left == 0:
@@ -232,6 +235,14 @@ class Engine:
             stays = self.tuner.prefers_caller(stream.function.key, remaining=left, ready_workers=0)
         if not stays:
             self.rouse()
+
+    def _foresee_start_up(self) -> None:
+        """Have the tuner know what starting workers will take, once."""
+        if not self._foresees:
+            self._foresees = True
+            seconds = self.backend.foresee_start_up()
+            if seconds is not None:
+                self.tuner.expect_start_up(seconds)
 
     def command(self, action: Callable[[], None]) -> None:
         """Have ``action`` done by the dispatcher, under the lock, after what was enqueued before."""
@@ -749,6 +760,8 @@ class Engine:
             if not worker.is_retiring:
                 worker.is_retiring = True
                 worker.link.retire()
+        if self.workers and not any(worker.is_ready for worker in self.workers.values()):
+            self.backend.forsake()
         if not self.workers:
             self._is_closing = True
             if self._intake:  # it came before the flag; who comes now is refused

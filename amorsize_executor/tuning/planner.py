@@ -225,6 +225,11 @@ class Tuner:
         """Take into account how long a worker was idle between two chunks although work was queued."""
         self.costs = cost_model.after_gap(self.costs, gap_s)
 
+    def expect_start_up(self, seconds: float) -> None:
+        """Expect the first worker to take so long, until one was measured."""
+        if not self._starts:
+            self.costs = self.costs._replace(start_up_s=seconds)
+
     def observe_start_up(self, seconds: float) -> None:
         """Take into account how long a worker took from being asked for to being ready."""
         # Workers asked for together report one after the other, each later than the one before.

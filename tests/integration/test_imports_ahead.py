@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import signal
 import sys
 import textwrap
 import threading
@@ -135,17 +136,23 @@ def test_what_it_prints_is_printed_once(own, capfd):
     assert capfd.readouterr().out == "seen "
 
 
-def test_a_zygote_with_threads_is_gone(clean, own):
-    """Nobody keeps it."""
-    spawner = clean._engine.backend._spawner
-    begun = []
-    start = spawner._start_clean
+def starts_of(spawner, then=lambda _zygote: None):
+    """Return a list of the zygotes that a spawner starts from now on; ``then`` is done to each first."""
+    begun, start = [], spawner._start_clean
 
     def noted():
-        begun.append(start())
-        return begun[-1]
+        zygote = start()
+        then(zygote)
+        begun.append(zygote)
+        return zygote
 
     spawner._start_clean = noted
+    return begun
+
+
+def test_a_zygote_with_threads_is_gone(clean, own):
+    """Nobody keeps it."""
+    begun = starts_of(clean._engine.backend._spawner)
     results(clean, own.beside_threads)
     first, second = begun
     assert poll_until(lambda: is_gone(first.pid), 20)
@@ -219,3 +226,30 @@ def test_values_of_no_known_module(module):
     space = {"odd": odd, "__name__": "__main__"}
     exec("def names_it(): return odd", space)  # noqa: S102
     assert imports_ahead(space["names_it"]) == []
+
+
+def test_a_zygote_that_is_not_up_is_not_waited_for(clean):
+    """Where nothing is left to do when it is still starting, it ends, and with it the workers ordered of it."""
+    engine = clean._engine
+    spawner = engine.backend._spawner
+    begun = starts_of(spawner, lambda zygote: os.kill(zygote.pid, signal.SIGSTOP))  # so it never comes up
+    engine.start()
+    engine.command(engine.staffing.spawn)
+    assert poll_until(lambda: begun, 20)
+    clean.shutdown()
+    assert is_gone(begun[0].pid)
+    assert clean.stats()["workers_lost"] == 0
+
+
+def test_a_clean_start_is_known_to_take_longer(clean):
+    """Before any was measured; a small map is not worth it."""
+    with AdaptiveExecutor() as helped:
+        assert list(helped.map(str.upper, ["a", "b"])) == ["A", "B"]
+        assert not helped._engine.is_started
+        before_s = helped._engine.tuner.costs.start_up_s
+        stream = helped._stream(str.upper, (), None)
+        stream.ask(["c"])
+        helped._engine.reconsider(stream)
+        assert helped._engine.tuner.costs.start_up_s > before_s
+    clean._engine.start()
+    assert clean._engine.tuner.costs.start_up_s > before_s
