@@ -16,6 +16,7 @@ from amorsize_executor.advice.sample import Sample
 from amorsize_executor.advice.supply import Supply
 from amorsize_executor.tuning.machine import Machine, probe_machine
 from amorsize_executor.tuning.planner import CLEARLY, Forecast
+from amorsize_executor.wire.functions import Function
 from amorsize_executor.wire.weight import weigh
 from amorsize_executor.wording import describe_error, say_count, say_error, say_seconds
 from amorsize_executor.worker import main as worker_main
@@ -99,6 +100,7 @@ class Judgement:
         self._weigh_results(total)
         if forecast.workers < _FEWEST or forecast.parallel_s > CLEARLY * forecast.serial_s:
             reason = self._say_serial(outlook, forecast, calls) + self._say_threads(calls, executor_type)
+            reason += self._say_company(total)
             return self._stay_serial(reason, executor_type=executor_type)
         speedup = min(forecast.speedup, float(forecast.workers))
         profile.estimated_speedup = speedup
@@ -266,6 +268,19 @@ class Judgement:
             "as serial code: prefer_threads_for_io=True."
         )
         profile.recommendations.append(text)
+        return f" {text}"
+
+    def _say_company(self, total: int | None) -> str:
+        """Say that threads beside a waiting caller may share the calls, or nothing."""
+        callers = min(self._machine.cores, self._wishes.max_workers or self._machine.cores, total or 1)
+        items = [item for _position, item in self._supply.ahead]
+        if callers < _FEWEST or not Function(self._func, 0, None, None).may_be_shared(items):
+            return ""
+        text = (
+            f"The calls leave no trace and may let go of the interpreter's lock: execute() and map() of an executor "
+            f"try {callers} threads at once while they wait, which this prediction leaves out."
+        )
+        self.profile.recommendations.append(text)
         return f" {text}"
 
     def _say_unknown(self, outlook: Outlook, forecast: Forecast, calls: int) -> str:

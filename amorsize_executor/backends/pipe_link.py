@@ -10,7 +10,7 @@ import os
 import pickle
 import signal
 import socket
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from itertools import islice, takewhile
 from typing import Any
@@ -67,7 +67,7 @@ class PipeLink:
         self._passing: deque[tuple[memoryview, list[int]]] = deque()  # pieces that descriptors go with
         self._shipped: OrderedDict[int, int] = OrderedDict()  # number -> pickled bytes
         self._shipped_bytes = 0
-        self._bytes_in: deque[Counter[int]] = deque()  # by function, of each chunk that is with the worker
+        self._bytes_in: deque[dict[int, int]] = deque()  # by function, of each chunk that is with the worker
         self.is_killed = False
         self.kill: Callable[[], None] = self._kill_later
         self.hung_up: Callable[[], None] = lambda: None
@@ -91,7 +91,7 @@ class PipeLink:
     def send(self, chunk: Chunk) -> list[tuple[int, BaseException]]:
         """Encode a chunk and send what the socket takes."""
         self.sent_bytes = 0
-        self._bytes_in.append(Counter())
+        self._bytes_in.append({})
         failures: list[tuple[int, BaseException]] = []
         metas: list[tuple[Any, ...]] = []
         blobs: list[framing.Bytes] = []
@@ -145,7 +145,7 @@ class PipeLink:
             style, items = ONE, [item[0] for item in items]
         if style == ONE and are_plain(items):
             data = pickle.dumps(items, 5)
-            self._bytes_in[-1][number] += len(data)
+            self._count(number, len(data))
             yield (number, style, group.first, len(items), None, len(data)), [data]
             return
         first = group.first
@@ -165,9 +165,13 @@ class PipeLink:
             layout.append((len(data), *aside.layout))
             blobs += [data, *aside.raws]
             placed += aside.placed
-            self._bytes_in[-1][number] += len(data) + aside.nbytes
+            self._count(number, len(data) + aside.nbytes)
         if layout:
             yield (number, style, first, len(layout), layout, sum(map(len, blobs))), blobs
+
+    def _count(self, function: int, size: int) -> None:
+        sizes = self._bytes_in[-1]
+        sizes[function] = sizes.get(function, 0) + size
 
     def _write(self, pieces: list[framing.Bytes], descriptors: list[int] | None = None) -> None:
         views = [memoryview(piece).cast("B") for piece in pieces]

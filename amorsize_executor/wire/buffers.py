@@ -121,7 +121,7 @@ def check_all_came(buffers: Sequence[memoryview | None]) -> None:
     Raises:
         OSError: A buffer did not arrive, for this process had no descriptor left.
     """
-    if buffers and any(buffer is None for buffer in buffers):
+    if None in buffers:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 

@@ -47,6 +47,8 @@ NO_VIEWS: deque[memoryview | None] = deque()
 _CREDIT = 4
 _MOST_TIMES_LARGER = 4
 _ANCILLARY_BYTES = 1100  # room for 253 descriptors, the most that one message takes
+_CLOSE_ON_EXEC, _TRUNCATED = (int(getattr(socket, name, 0)) for name in ("MSG_CMSG_CLOEXEC", "MSG_CTRUNC"))
+"""As plain numbers: with the enumeration's members, a look at a message's flags takes longer than the message."""
 
 
 def offer(flags: memoryview, count: int) -> None:
@@ -272,8 +274,8 @@ class SegmentMap:
         """Receive bytes, as ``recv_into`` does, and keep the descriptors that come along."""
         if sys.platform != "linux":
             return connection.recv_into(target)
-        count, ancillary, flags, _ = connection.recvmsg_into([target], _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
-        if ancillary or flags & socket.MSG_CTRUNC:
+        count, ancillary, flags, _ = connection.recvmsg_into([target], _ANCILLARY_BYTES, _CLOSE_ON_EXEC)
+        if ancillary or flags & _TRUNCATED:
             self._messages.append(_descriptors_in(ancillary))
         return count
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import zlib
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from amorsize_executor import AdaptiveExecutor, DiagnosticProfile, OptimizationResult, execute, optimize
-from amorsize_executor.advice import outlook, sample
+from amorsize_executor.advice import judgement, outlook, sample
 from amorsize_executor.advice.lane_cost import measure_costs, measure_load
 from amorsize_executor.advice.optimization import NoProfileError
 from amorsize_executor.advice.sample import Sample, Travel, leave_out_warm_up, take_sample
@@ -223,6 +224,25 @@ def test_cheap_calls_stay_serial(pretend):
     result = optimize(pretend.calls(1e-6) and square, range(1_000_000))
     assert (result.n_jobs, result.chunksize, result.estimated_speedup) == (1, 1, 1.0)
     assert "too cheap" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("function", "data", "says_so"),
+    [
+        (zlib.crc32, [b"abc"] * 50, True),
+        (zlib.crc32, [b"abc"], False),
+        (zlib.crc32, (b"abc" for _ in range(50)), False),
+        (abs, range(50), False),
+    ],
+)
+def test_threads_beside_the_caller_are_told_of(monkeypatch, function, data, says_so):
+    """Where an executor's map would try them, which no prediction knows."""
+    monkeypatch.setattr(judgement, "probe_machine", lambda: MACHINE)
+    result = optimize(function, data, profile=True)
+    assert result.n_jobs == 1
+    callers = f"try {MACHINE.cores} threads"
+    assert (callers in result.reason) == says_so
+    assert any(callers in each for each in result.profile.recommendations) == says_so
 
 
 def test_heavy_results_stay_serial(pretend):
