@@ -5,12 +5,12 @@ It ties the pure rules together: ``measurement`` estimates, ``cost_model`` predi
 """
 
 import os
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
-from amorsize_executor.records import Decision, Experience, Lane, Measurement, Plan
+from amorsize_executor.records import Experience, Lane, Measurement, Plan
 from amorsize_executor.tuning import cost_model
 from amorsize_executor.tuning.chunking import choose_chunksize
 from amorsize_executor.tuning.concurrency import (
@@ -24,12 +24,12 @@ from amorsize_executor.tuning.concurrency import (
     find_ceiling,
 )
 from amorsize_executor.tuning.cost_model import Costs, predict_parallel_s, predict_serial_s
+from amorsize_executor.tuning.decision_log import DecisionLog
 from amorsize_executor.tuning.machine import Machine
 from amorsize_executor.tuning.measurement import FunctionProfile
-from amorsize_executor.wording import make_sentence, name_function, say_count, say_seconds
+from amorsize_executor.wording import make_sentence, say_count, say_seconds
 
 MOST_PROFILES = 256
-MOST_DECISIONS = 1000
 MEMORY_SHARE = 0.8
 PAYLOAD_SHARE = 0.25
 EXPLORING_TARGET_S = 0.025
@@ -121,27 +121,24 @@ class Tuner:
         self._probe = machine
         self.limits = limits
         self.costs = costs or Costs()
-        self.decisions: deque[Decision] = deque(maxlen=MOST_DECISIONS)
         self._lane = lane
-        self._home = Lane.CALLER if caller_helps else lane  # where a function is before any decision
         self._helping = (Lane.CALLER, Lane.THREADS) if lane is Lane.PROCESSES else (Lane.CALLER,)
         self._callers: dict[Hashable, int] = {}  # threads here that share a function's calls
         self._profiles: OrderedDict[Hashable, FunctionProfile] = OrderedDict()
         self._controller = ConcurrencyController()
         self._references: dict[Hashable, float] = {}
-        self._lanes: dict[Hashable, Lane] = {}  # as decided last, where it is not home
-        self._chunks: dict[Hashable, int] = {}  # the same, where it is not the first size
         self._shipped: set[Hashable] = set()
         self._known: dict[Hashable, Experience] = {}  # until workers have measured the function here
         self._forecasts: dict[Hashable, tuple[float, int, float, float]] = {}
         self._max_workers = _cap_workers(limits.max_workers)
         self._known_bounds: Bounds | None = None
-        self._started_s, self._now_s = started_s, started_s or 0.0
         self._growth = self._observed = self._starts = self._together = 0
         self._latest_start_s = 0.0
         self._key: Hashable = None
         self._remaining: int | None = None
         self._first_chunk = limits.chunksize or 1
+        self._log = DecisionLog(Lane.CALLER if caller_helps else lane, self._first_chunk, started_s)
+        self.decisions = self._log.entries
         where = "where they are asked for" if caller_helps else "in workers"
         self._reason = f"Nothing was measured yet: the first calls run {where}."
 
@@ -172,7 +169,7 @@ class Tuner:
             self._growth = max(self._growth, profile.memory_growth)
         self._known[key] = known
         if known.chunksize is not None and self.limits.chunksize is None:
-            self._decide_chunk(key, known.chunksize, f"{known.source} says so.")
+            self._log.decide_chunksize(key, known.chunksize, f"{known.source} says so.")
         if known.workers is not None:
             reason = f"{known.source} says {say_count(known.workers, 'worker')}"
             self._controller.suggest(Wish(known.workers, reason), call_s=call_s)
@@ -182,9 +179,9 @@ class Tuner:
         profile = self._profiles.get(key)
         if profile is None or profile.calls == profile.remembered:
             return None
-        is_shipped = self._lanes.get(key, self._home) not in self._helping
+        is_shipped = self._log.lane(key) not in self._helping
         workers = self._controller.level if is_shipped and self._controller.level else None
-        return Experience("An earlier run", profile.sum_up(), workers, self._chunks.get(key))
+        return Experience("An earlier run", profile.sum_up(), workers, self._log.decided_chunksize(key))
 
     # --- what was measured ---
 
@@ -197,7 +194,7 @@ class Tuner:
             now_s: The time.
             function_bytes: What the function itself weighs on its way to workers that do not have it yet.
         """
-        self._tell_time(now_s)
+        self._log.tell_time(now_s)
         profile = self._profiles.get(key)
         if profile is None:
             profile = self._add_profile(key)
@@ -212,9 +209,9 @@ class Tuner:
         is_helped = m.lane in self._helping
         if is_helped and key != self._key:  # nobody was asked where it had better run
             self._key, self._remaining = key, None
-        if is_helped and key not in self._shipped and self._lanes.get(key, self._home) is not m.lane:
+        if is_helped and key not in self._shipped and self._log.lane(key) is not m.lane:
             reason = self._say_callers(key) if m.lane is Lane.THREADS else self._say_forecast(key)
-            self._decide_lane(key, m.lane, reason)
+            self._log.decide_lane(key, m.lane, reason)
         self._observed += 1
         if profile.memory_growth > self._growth or not self._observed % MOST_PROFILES:
             self._growth = max(profile.memory_growth for profile in self._profiles.values())
@@ -284,9 +281,9 @@ class Tuner:
         self._key, self._remaining = key, remaining
         if key not in self._shipped:
             self._shipped.add(key)
-            self._decide_lane(key, self._lane, "No caller is free to run these calls, so workers do.")
+            self._log.decide_lane(key, self._lane, "No caller is free to run these calls, so workers do.")
         if asked is not None:
-            self._decide_chunk(key, asked, "These calls were given a chunk size.")
+            self._log.decide_chunksize(key, asked, "These calls were given a chunk size.")
             return asked
         if self.limits.chunksize is not None:
             return self.limits.chunksize if remaining is None else max(1, min(self.limits.chunksize, remaining))
@@ -298,14 +295,15 @@ class Tuner:
         if profile is None:
             return 1
         size = self._choose(profile, remaining, workers, max(profile.proven, given))
-        decided = before = self._chunks.get(key, self._first_chunk)
+        decided = before = self._log.chunksize(key)
         if size >= 2 * before:
             decided = size
         elif 2 * size <= before:  # that the work comes to its end is no decision
             free = self._choose(profile, None, workers, max(profile.proven, given))
             decided = free if 2 * free <= before else before
         if decided != before:
-            self._decide_chunk(key, decided, f"Calls take {say_seconds(profile.call_s)}, and {_say_rest(remaining)}.")
+            reason = f"Calls take {say_seconds(profile.call_s)}, and {_say_rest(remaining)}."
+            self._log.decide_chunksize(key, decided, reason)
         return size
 
     def prefers_caller(self, key: Hashable, *, remaining: int | None, ready_workers: int, callers: int = 1) -> bool:
@@ -340,7 +338,7 @@ class Tuner:
             self._shipped.discard(key)
         elif not was_shipped:
             self._shipped.add(key)
-            self._decide_lane(key, self._lane, self._say_forecast(key))
+            self._log.decide_lane(key, self._lane, self._say_forecast(key))
         return stays
 
     def note_callers(self, key: Hashable, callers: int) -> None:
@@ -362,7 +360,7 @@ class Tuner:
         Returns:
             A number between ``min_workers`` and ``max_workers``; above ``current`` only if that many calls are left.
         """
-        self._tell_time(now_s)
+        self._log.tell_time(now_s)
         controller = self._controller
         before = controller.level
         wish = controller.step(self._bounds(), now_s=now_s, current=current, busy=busy, backlog=backlog)
@@ -421,11 +419,11 @@ class Tuner:
         """What the executor is doing, and why, as decided last. Any thread may read it."""
         key, level = self._key, self._controller.level
         profile = self._profiles.get(key)
-        chunksize = self._chunks.get(key, self._first_chunk)
+        chunksize = self._log.chunksize(key)
         serial_s = parallel_s = None
         if profile is not None and profile.calls and self._remaining is not None:
             serial_s, parallel_s = self._predict(profile, self._remaining, ready_workers=level)
-        lane = self._lanes.get(key, self._home)
+        lane = self._log.lane(key)
         if lane is Lane.CALLER:
             return Plan(lane, 0, chunksize, self._say_forecast(key), serial_s, serial_s)
         if lane in self._helping:
@@ -444,11 +442,6 @@ class Tuner:
         return self._profiles.get(key)
 
     # --- inside ---
-
-    def _tell_time(self, now_s: float) -> None:
-        if self._started_s is None:
-            self._started_s = now_s
-        self._now_s = now_s
 
     def _add_profile(self, key: Hashable) -> FunctionProfile:
         if len(self._profiles) >= MOST_PROFILES:
@@ -545,11 +538,7 @@ class Tuner:
         )
         return Forecast(workers, size, predict_serial_s(calls, profile.call_s), parallel_s)
 
-    # --- decisions: of one function, each begins where the one before it has ended ---
-
-    def _log(self, what: str, before: object, after: object, reason: str, function: str = "") -> None:
-        at_s = max(0.0, self._now_s - (self._started_s or 0.0))
-        self.decisions.append(Decision(at_s, what, str(before), str(after), reason, function))
+    # --- reasons ---
 
     def _say_forecast(self, key: Hashable) -> str:
         """Say what was predicted for a function last; without a prediction, what is known in general."""
@@ -572,29 +561,16 @@ class Tuner:
     def _callers_of(self, key: Hashable) -> int:
         return self._callers.get(key, self.machine.cores)
 
-    def _decide_lane(self, key: Hashable, lane: Lane, reason: str) -> None:
-        before = self._lanes.get(key, self._home)
-        if lane is not before:
-            self._lanes[key] = lane
-            self._log("lane", before, lane, reason, name_function(key))
-
-    def _decide_chunk(self, key: Hashable, size: int, reason: str) -> None:
-        before = self._chunks.get(key, self._first_chunk)
-        if size != before:
-            self._chunks[key] = size
-            self._log("chunksize", before, size, reason, name_function(key))
-
     def _decide_workers(self, before: int, wish: Wish) -> None:
         self._reason = make_sentence(wish.reason)
-        self._log("workers", before, wish.workers, self._reason)
+        self._log.add("workers", before, wish.workers, self._reason)
 
     def _forget_decisions(self, key: Hashable) -> None:
         reason = f"It is not among the {MOST_PROFILES} functions measured last, and begins anew."
-        self._decide_lane(key, self._home, reason)
-        self._decide_chunk(key, self._first_chunk, reason)
+        self._log.forget(key, reason)
         self._shipped.discard(key)
         self._known.pop(key, None)
-        for table in (self._lanes, self._chunks, self._forecasts, self._callers):
+        for table in (self._forecasts, self._callers):
             table.pop(key, None)
 
 

@@ -6,8 +6,9 @@ import pytest
 
 from amorsize_executor.records import Experience, Lane, Measurement
 from amorsize_executor.tuning import planner
+from amorsize_executor.tuning.decision_log import MOST_DECISIONS
 from amorsize_executor.tuning.machine import Machine
-from amorsize_executor.tuning.planner import MOST_DECISIONS, MOST_PROFILES, Limits, Tuner
+from amorsize_executor.tuning.planner import MOST_PROFILES, Limits, Tuner
 
 GIB = 1 << 30
 MACHINE = Machine(cores=2, physical_cores=2, available_memory=10 * GIB, memory_limit=16 * GIB)
