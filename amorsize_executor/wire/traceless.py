@@ -218,7 +218,7 @@ def _is_harmless(found: Any) -> bool:
     kind = type(found)
     if kind is re.Pattern:  # compiled already, which is when it may print things
         return True
-    if kind is types.BuiltinFunctionType and (
+    if issubclass(kind, types.BuiltinFunctionType) and (  # methods that know their class are of a kind of their own
         found in _HARMLESS
         or any(found is getattr(module, found.__name__, None) for module in _MODULES)
         or type(found.__self__) is re.Pattern
