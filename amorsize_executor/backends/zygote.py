@@ -27,7 +27,7 @@ from amorsize_executor.wire.imports import imports_ahead
 from amorsize_executor.wire.main_module import MainSnapshot
 from amorsize_executor.worker.control_word import SLOTS, ControlBoard
 from amorsize_executor.worker.main import flush_stdio
-from amorsize_executor.worker.zygote import HAS_THREADS, REAPED, REFUSED, SPAWN, TWIN, Ancestry, become_zygote
+from amorsize_executor.worker.zygote import CANNOT_SHARE, REAPED, REFUSED, SPAWN, TWIN, Ancestry, become_zygote
 
 _TWIN_AFTER_S = 0.1  # an executor that has ended by then was spared a process
 _CLEAN_START_S = 0.075
@@ -413,9 +413,11 @@ class ZygoteSpawner:
             self._finish_when_alone()
             return
         status = 0 if zygote.popen is None else zygote.popen.returncode
-        if status == HAS_THREADS:
+        if zygote.popen is not None and not zygote.has_reported:  # it may be one of its imports that has ended it
             self._may_import_ahead = False
-        else:  # one that was killed may be somebody's doing; one that ended by itself will do so again
+        if (
+            status != CANNOT_SHARE
+        ):  # one that was killed may be somebody's doing; one that ended by itself will do so again
             self._fruitless += 20 if status > 0 else 1
         orphans = list(self._links)
         for worker in orphans:  # they die with it: the kernel sees to that

@@ -746,6 +746,9 @@ class Engine:
         """Begin to close when all is done and nothing more can come; say goodbye when nobody is left."""
         if not (self.is_shut_down or self.broken is not None) or self._is_closing:
             return
+        is_anyone_up = any(worker.is_ready for worker in self.workers.values())
+        if self.broken is not None and not is_anyone_up:  # what they were to run has failed already
+            self.backend.forsake()
         busy = any(worker.is_busy for worker in self.workers.values())
         if (
             self._intake
@@ -760,7 +763,7 @@ class Engine:
             if not worker.is_retiring:
                 worker.is_retiring = True
                 worker.link.retire()
-        if self.workers and not any(worker.is_ready for worker in self.workers.values()):
+        if self.workers and not is_anyone_up:
             self.backend.forsake()
         if not self.workers:
             self._is_closing = True

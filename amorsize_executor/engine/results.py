@@ -27,7 +27,7 @@ _MOST_AT_ONCE = 4096
 """What was pulled from the source is asked for after so long, or so many items."""
 
 _STRIDE = 16
-"""Items that are pulled from a quick source between two looks at the clock."""
+"""Most items that are pulled from a quick source between two looks at the clock."""
 
 
 class Failed:
@@ -296,7 +296,8 @@ class ResultIterator(Iterator[Any]):
                 now_s = time.monotonic()
                 if now_s - began_s > _PULL_S:
                     return items
-                wanted = _STRIDE if now_s - before_s < _PULL_S / _STRIDE else 1
+                # Twice as many as came quickly: what comes in bursts is not held up by more than another burst.
+                wanted = min(2 * wanted, _STRIDE) if now_s - before_s < _PULL_S / _STRIDE else 1
                 before_s = now_s
         except Exception as error:  # noqa: BLE001 - raised after the last result
             self._source, self._error = None, error

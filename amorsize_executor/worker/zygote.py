@@ -33,8 +33,13 @@ with contextlib.suppress(ImportError):  # Windows, where this module is loaded f
 SPAWN, TWIN = 64, 65
 SPAWNED, REAPED, REFUSED = 80, 81, 82
 
-HAS_THREADS = 3
-"""The exit status of a zygote that cannot fork: what it imported for its workers has started threads."""
+CANNOT_SHARE = 3
+"""The exit status of a zygote whose workers had better import for themselves: imports have started threads, beside
+which nobody forks, or have something to do at exit, which the first worker that ends would do to all."""
+
+
+_MOST_IMPORTING_S = 20.0
+"""What takes longer may never end, and then no worker would ever be there whose call could time out."""
 
 
 class Ancestry(NamedTuple):
@@ -264,16 +269,26 @@ def load_initializer(codec: Codec, data: Any) -> tuple[Callable[..., object] | N
 
 
 def _import_ahead(names: list[str]) -> None:
-    """Import what each worker would import; leave it to them if that starts threads, beside which nobody forks."""
+    """Import what each worker would import; leave it to them if that is nothing to be shared.
+
+    The kernel ends this process if that takes too long, whoever is still there to see it.
+    """
+    if not names:
+        return
+    from amorsize_executor.worker.main import flush_stdio  # noqa: PLC0415
+
+    before = atexit._ncallbacks()
+    signal.setitimer(signal.ITIMER_REAL, _MOST_IMPORTING_S)
     for name in names:
         with contextlib.suppress(BaseException):  # whatever it is, a worker's own import will say so to its call
             __import__(name)
-    if names:
-        from amorsize_executor.worker.main import flush_stdio  # noqa: PLC0415
-
-        flush_stdio()  # what they print is not each worker's to print
-        if len(os.listdir("/proc/self/task")) > 1:
-            os._exit(HAS_THREADS)
+    flush_stdio()  # what they print is not each worker's to print
+    if len(os.listdir("/proc/self/task")) > 1 or atexit._ncallbacks() != before:
+        with contextlib.suppress(BaseException):
+            atexit._run_exitfuncs()
+        flush_stdio()
+        os._exit(CANNOT_SHARE)
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def main(control_descriptor: int) -> NoReturn:

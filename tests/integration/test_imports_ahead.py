@@ -6,10 +6,12 @@ import functools
 import importlib
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 import threading
-from types import SimpleNamespace
+import types
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +30,9 @@ INSTALLED = {
         threading.Thread(target=threading.Event().wait, daemon=True).start()
     """,
     "heavy_exit": "raise SystemExit(7)\n",
+    "heavy_folder": "import tempfile\nFOLDER = tempfile.TemporaryDirectory()\n",
+    "heavy_hang": "import time\nwhile True: time.sleep(1)\n",
+    "heavy_setting": "import os\nSEEN = os.environ.get('HEAVY_SETTING')\n",
     "heavy_noise": "import os\nPID = os.getpid()\nprint('seen', end=' ')\n",
 }
 
@@ -50,6 +55,17 @@ OWN = {
             return heavy_threads.PID, os.getpid()
         def leaving(_number):
             import heavy_exit
+        def hanging(_number):
+            import heavy_hang
+        def with_a_folder(_number):
+            import heavy_folder
+            return os.path.exists(heavy_folder.FOLDER.name)
+        def number_of(number):
+            return number
+        def with_setting(_number):
+            os.environ["HEAVY_SETTING"] = "set"
+            import heavy_setting
+            return heavy_setting.SEEN
         def noisy(_number):
             import heavy_noise
             return heavy_noise.PID, os.getpid()
@@ -122,6 +138,75 @@ def test_what_cannot_be_imported_is_the_calls_business(clean, own):
     for future in [clean.submit(own.leaving, number) for number in range(CALLS)]:
         with pytest.raises(SystemExit, match="7"):
             future.result()
+
+
+def test_what_an_import_may_depend_on_comes_first(clean, own):
+    """A function that sets the environment, and imports then, finds what it has set."""
+    assert results(clean, own.with_setting) == ["set"] * CALLS
+
+
+class Proxy:
+    """Stand for what is not there yet."""
+
+    @property
+    def __class__(self):
+        """Fail, as a lazy object does outside of its context."""
+        raise LookupError
+
+
+class Finder:
+    """Find nothing, in its own way."""
+
+    def find_spec(self, name, _path=None, _target=None):
+        """Fail for one of the modules."""
+        if name == "heavy_alone":
+            raise KeyError(name)
+
+
+def test_foreign_objects_and_finders_are_not_trusted(clean, own, monkeypatch):
+    """What they raise is no reason to break down."""
+    own.proxy = Proxy()
+    sys.modules.pop("heavy_alone")
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    assert results(clean, own.number_of) == list(range(CALLS))
+
+
+def test_an_import_that_never_ends_is_not_waited_for_when_workers_are_killed(clean, own):
+    """The zygote that is in it ends, and with it the executor."""
+    begun = starts_of(clean._engine.backend._spawner)
+    future = clean.submit(own.hanging, 1)
+    assert poll_until(lambda: begun, 20)
+    clean.kill_workers()
+    assert future.exception(20) is not None
+    clean.shutdown()
+    assert is_gone(begun[0].pid)
+
+
+def test_an_import_that_never_ends_is_given_up(own):
+    """By the kernel; a successor leaves it to the workers, whose calls may have a limit."""
+    folder = Path(own.__file__).parent
+    code = f"""if True:
+        import sys
+        from amorsize_executor.worker import zygote
+        sys.path.insert(0, {str(folder / "site-packages")!r})
+        zygote._MOST_IMPORTING_S = 0.2
+        zygote._import_ahead(["heavy_hang"])
+    """
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == -signal.SIGALRM
+
+
+def test_after_a_zygote_that_never_came_up_nothing_is_imported_ahead(clean, own):
+    """What it has imported may have ended it."""
+    begun = starts_of(clean._engine.backend._spawner, lambda zygote: begun or os.kill(zygote.pid, signal.SIGKILL))
+    assert results(clean, own.number_of) == list(range(CALLS))
+    assert len(begun) > 1
+    assert all(pid == worker for pid, worker in results(clean, own.inside))
+    assert not clean._engine.backend._spawner._may_import_ahead
+
+
+def test_what_is_to_be_done_at_exit_is_each_workers_own(clean, own):
+    """The first worker that ends removes nothing that the others have."""
+    assert results(clean, own.with_a_folder) == [True] * CALLS
 
 
 def test_what_it_prints_is_printed_once(own, capfd):
@@ -222,7 +307,8 @@ def test_of_main_only_what_is_named(monkeypatch):
 @pytest.mark.parametrize("module", [None, 3, "", "no.such.thing", "a b"])
 def test_values_of_no_known_module(module):
     """Say nothing."""
-    odd = SimpleNamespace(__module__=module)
+    odd = types.FunctionType((lambda: None).__code__, {})
+    odd.__module__ = module
     space = {"odd": odd, "__name__": "__main__"}
     exec("def names_it(): return odd", space)  # noqa: S102
     assert imports_ahead(space["names_it"]) == []
