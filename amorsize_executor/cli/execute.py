@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from amorsize_executor.cli import data, task
-from amorsize_executor.cli.dlq import count
+from amorsize_executor.cli.number import count, seconds
 from amorsize_executor.cli.render import ESCAPED, Renderer, dump_json, wrap
 from amorsize_executor.errors import AmorsizeError, StorageError
 from amorsize_executor.wording import describe_error, say_count, say_error, say_seconds
@@ -50,7 +50,7 @@ def add_to(verbs: Any, common: argparse.ArgumentParser) -> None:
     group.add_argument("--memory", metavar="FILE", help="remember there what is learned, for the next run")
     group.add_argument("--workers", type=count, metavar="N", help="most workers")
     group.add_argument("--retry", type=count, metavar="N", help="run failed calls again, so often")
-    group.add_argument("--timeout", type=float, metavar="S", help="seconds that a call may run")
+    group.add_argument("--timeout", type=seconds, metavar="S", help="seconds that a call may run")
     group.add_argument("--checkpoint", metavar="NAME", help="keep results; a rerun goes on where this one ended")
     group.add_argument("--dead-letters", metavar="DIR", help="keep the calls there that fail for good")
     parser.set_defaults(run=run)

@@ -249,7 +249,7 @@ def test_results_go_to_a_file(amorsize, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [("--load-config", "nowhere.json"), ("--sample-size", 0), ("--timeout", -1), ("--dead-letters", "")]
+    "options", [("--load-config", "nowhere.json"), ("--checkpoint", "../run"), ("--dead-letters", "")]
 )
 def test_a_run_without_any_result_replaces_no_file(amorsize, tmp_path, options):
     """The results of the run before are still there; no items are a result."""
@@ -718,17 +718,18 @@ def test_what_a_module_raises_is_told(tmp_path, monkeypatch):
     ("arguments", "status", "said"),
     [
         (["optimize", SQUARE], 2, "one of the arguments --data-range --data-file --data-stdin is required"),
-        (["optimize", SQUARE, "--data-range", "-1"], 2, "must be 0 to"),
-        (["optimize", SQUARE, "--data-range", "many"], 2, "invalid"),
-        (["optimize", SQUARE, "--data-range", "9" * 30], 2, "must be 0 to"),
+        (["optimize", SQUARE, "--data-range", "-1"], 2, "must be at least 0"),
+        (["optimize", SQUARE, "--data-range", "many"], 2, "must be a whole number, not 'many'"),
+        (["optimize", SQUARE, "--data-range", "9" * 30], 2, "must be at most"),
         (["optimize", SQUARE, *RANGE, "--data-stdin"], 2, "not allowed with"),
         (["optimize", SQUARE, *RANGE, "--format", "rtf"], 2, "invalid choice"),
-        (["optimize", SQUARE, *RANGE, "--sample-size", "0"], 1, "sample_size"),
-        (["optimize", SQUARE, *RANGE, "--target-chunk-duration", "nan"], 1, "target_chunk_duration"),
+        (["optimize", SQUARE, *RANGE, "--sample-size", "0"], 2, "--sample-size: must be at least 1"),
+        (["optimize", SQUARE, *RANGE, "--sample-size", "10001"], 2, "--sample-size: must be at most 10000"),
+        (["optimize", SQUARE, *RANGE, "--target-chunk-duration", "nan"], 2, "above 0, at most 3600, not 'nan'"),
         (["optimize", "square", *RANGE], 1, "names no function"),
         (["optimize", "tests.payloads:WAIT_LIMIT_S", *RANGE], 1, "cannot be called"),
         (["execute", SQUARE, *RANGE, "--workers", "0"], 2, "at least 1"),
-        (["execute", SQUARE, *RANGE, "--timeout", "-1"], 1, "timeout"),
+        (["execute", SQUARE, *RANGE, "--timeout", "-1"], 2, "--timeout: must be a number of seconds above 0"),
         (["execute", SQUARE, *RANGE, "--output", "no/where/out"], 1, "cannot be written"),
         (["execute", SQUARE, *RANGE, "--checkpoint", "../x"], 1, "'../x'"),
         (["compare", SQUARE, *RANGE, "--configs", "2"], 2, "is no setting"),
