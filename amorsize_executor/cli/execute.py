@@ -243,6 +243,7 @@ def describe_crew(executor: AdaptiveExecutor) -> dict[str, Any]:
     return {
         "workers_started": facts["workers_started"],
         "calls_done": facts["calls_done"],
+        "calls_answered": facts["calls_answered"],
         "calls_run_by_the_caller": facts["calls_run_by_the_caller"],
         "chunksize": facts["chunksize"],
         "lane": facts["lane"],
@@ -250,10 +251,17 @@ def describe_crew(executor: AdaptiveExecutor) -> dict[str, Any]:
 
 
 def say_crew(ran: dict[str, Any]) -> str:
-    """Say who ran an execution's calls."""
-    if ran["calls_run_by_the_caller"] == ran["calls_done"]:
-        return "no workers: this process"
-    return say_count(ran["workers_started"], "thread" if ran["lane"] == "threads" else "worker")
+    """Say who ran an execution's calls, and how many results the checkpoint had."""
+    stored, ran_calls = ran["calls_answered"], ran["calls_done"] - ran["calls_answered"]
+    if stored and not ran_calls:
+        return "the checkpoint had all of them"
+    if ran["calls_run_by_the_caller"] == ran_calls:
+        crew = "no workers: this process"
+    else:
+        crew = say_count(ran["workers_started"], "thread" if ran["lane"] == "threads" else "worker")
+    if stored:
+        return f"the checkpoint had {stored:,} of them, and {crew} ran the other calls"
+    return f"{crew} ran the calls"
 
 
 @contextlib.contextmanager
@@ -280,8 +288,10 @@ def tell(arguments: argparse.Namespace, facts: dict[str, Any], renderer: Rendere
     if facts["errors_count"]:
         line += f", {say_count(facts['errors_count'], 'call')} failed"
     plan = facts.get("optimization", facts)
-    lines = wrap(f"{line}; {say_crew(facts['ran'])} ran the calls")
-    if "reason" in plan and not arguments.quiet:
+    ran = facts["ran"]
+    lines = wrap(f"{line}; {say_crew(ran)}")
+    ran_nothing = 0 < ran["calls_answered"] == ran["calls_done"]
+    if "reason" in plan and not arguments.quiet and not ran_nothing:
         lines += wrap(f"Reason: {plan['reason']}")
     if renderer.form != "text" or arguments.output != "-":
         renderer.show(facts, *lines)

@@ -304,10 +304,26 @@ def test_the_summary_tells_what_ran_the_calls(amorsize):
     answer = json.loads(amorsize("execute", SQUARE, "--data-range", 50, "--json", "--timeout", 60)[1])
     assert answer["ran"]["workers_started"] >= 1
     assert (answer["ran"]["calls_run_by_the_caller"], answer["ran"]["calls_done"]) == (0, 50)
-    idle = {"workers_started": 1, "calls_done": 20, "calls_run_by_the_caller": 20, "lane": "caller"}
-    assert say_crew(idle) == "no workers: this process"
-    assert say_crew({**idle, "calls_run_by_the_caller": 3, "lane": "threads"}) == "1 thread"
-    assert say_crew({**idle, "calls_run_by_the_caller": 3, "workers_started": 2}) == "2 workers"
+    idle = {"workers_started": 1, "calls_done": 20, "calls_run_by_the_caller": 20}
+    idle |= {"calls_answered": 0, "lane": "caller"}
+    assert say_crew(idle) == "no workers: this process ran the calls"
+    assert say_crew({**idle, "calls_run_by_the_caller": 3, "lane": "threads"}) == "1 thread ran the calls"
+    assert say_crew({**idle, "calls_run_by_the_caller": 3, "workers_started": 2}) == "2 workers ran the calls"
+
+
+def test_the_summary_tells_what_the_checkpoint_had(amorsize, tmp_path, monkeypatch):
+    """Nobody ran these calls, whatever workers were started."""
+    monkeypatch.chdir(tmp_path)
+    err = amorsize("execute", SQUARE, "--data-range", 50, "--checkpoint", "run")[2]
+    assert re.search(r"; \d+ workers? ran the calls\n", err)
+    err = amorsize("execute", SQUARE, "--data-range", 60, "--checkpoint", "run")[2]
+    assert "; the checkpoint had 50 of them, and " in err
+    status, out, err = amorsize("execute", SQUARE, "--data-range", 60, "--checkpoint", "run")
+    assert (status, len(out.splitlines())) == (0, 60)
+    assert err.endswith("; the checkpoint had all of them\n")
+    assert "Reason" not in err
+    answer = json.loads(amorsize("execute", SQUARE, "--data-range", 60, "--checkpoint", "run", "--json")[1])
+    assert (answer["ran"]["calls_answered"], answer["ran"]["calls_done"]) == (60, 60)
 
 
 @pytest.mark.parametrize(
