@@ -11,7 +11,7 @@ from amorsize_executor.middleware.checkpoint_snapshot import SUFFIXES, files_of,
 from amorsize_executor.storage import place
 from amorsize_executor.storage.journal import FOREIGN
 
-_COUNT_RESULTS = """SELECT place, function, count(position), total(length(value)), first_at
+_COUNT_RESULTS = """SELECT place, function, count(position), coalesce(sum(length(value)), 0), first_at
     FROM maps LEFT JOIN results ON results.map = maps.id GROUP BY maps.id ORDER BY maps.first_at"""
 
 

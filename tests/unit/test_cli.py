@@ -162,7 +162,8 @@ def test_checkpoints_are_listed_and_shown(amorsize, checkpoints):
     out = amorsize("checkpoint", "show", "run", *where)[1]
     assert "map 0" in out
     assert "tests.payloads:square" in out
-    assert json.loads(amorsize("checkpoint", "show", "run", *where, "--json")[1])["maps"][0]["results"] == 3
+    shown = json.loads(amorsize("checkpoint", "show", "run", *where, "--json")[1])["maps"][0]
+    assert (shown["results"], type(shown["bytes"])) == (3, int)
     (checkpoints / "shot_checkpoint.pkl").write_bytes(b"broken")
     lines = amorsize("checkpoint", "show", "shot", *where)[1].splitlines()
     assert [line.split()[2] for line in lines[1:]] == ["DAMAGED", "whole"]
@@ -236,6 +237,15 @@ def test_errors_are_one_line(amorsize, tmp_path, monkeypatch, arguments, status,
     assert err.count("\n") == 1
     assert said.replace("name=", "") in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+def test_a_full_disk_is_told_in_words():
+    """Without the number of the error."""
+    with open("/dev/full", "w", encoding="utf-8") as full:  # noqa: PTH123 - a device
+        arguments = [sys.executable, "-m", "amorsize_executor", "completion", "bash"]
+        ended = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "amorsize: error: No space left on device\n")
 
 
 def test_a_traceback_is_shown_only_with_debug(amorsize, tmp_path):
