@@ -27,7 +27,14 @@ _MOST_AT_ONCE = 4096
 """What was pulled from the source is asked for after so long, or so many items."""
 
 _STRIDE = 16
-"""Items that are pulled from a quick source between two looks at the clock."""
+"""Items that are pulled between two looks at the clock from a source that never waits for anything.
+
+From all others one: a quick source may turn slow at any item, and results would wait for the rest of a stride.
+"""
+
+_NEVER_WAITING = frozenset(
+    map(type, (iter([]), iter(()), iter(range(0)), iter(range(1 << 70)), iter(""), iter(b""), itertools.count()))
+)
 
 
 class Failed:
@@ -284,20 +291,10 @@ class ResultIterator(Iterator[Any]):
         An error of the source waits for the results of what came before it; what is no error goes out at once.
         """
         items: list[Any] = []
-        began_s = before_s = time.monotonic()
-        wanted = 1
+        pull = _pull_by_strides if source.never_waits else _pull_one_by_one
         try:
-            while wanted := min(wanted, step - len(items)):
-                missing = wanted + len(items)
-                items.extend(itertools.islice(source.items, wanted))  # keeps what came before an error
-                if len(items) < missing:
-                    self._source = None
-                    return items
-                now_s = time.monotonic()
-                if now_s - began_s > _PULL_S:
-                    return items
-                wanted = _STRIDE if now_s - before_s < _PULL_S / _STRIDE else 1
-                before_s = now_s
+            if not pull(source.items, items, step):
+                self._source = None
         except Exception as error:  # noqa: BLE001 - raised after the last result
             self._source, self._error = None, error
             return items
@@ -307,6 +304,33 @@ class ResultIterator(Iterator[Any]):
                 self._stream.ask(items)
             raise
         return items
+
+
+def _pull_one_by_one(source: Iterator[Any], items: list[Any], step: int) -> bool:
+    """Add up to ``step`` items, which are there after an error too; False at the end of the source."""
+    began_s = time.monotonic()
+    for item in itertools.islice(source, step):
+        items.append(item)
+        if time.monotonic() - began_s > _PULL_S:
+            return True
+    return len(items) == step
+
+
+def _pull_by_strides(source: Iterator[Any], items: list[Any], step: int) -> bool:
+    """Do the same, with fewer looks at the clock."""
+    began_s = before_s = time.monotonic()
+    wanted = 1
+    while wanted := min(wanted, step - len(items)):
+        missing = wanted + len(items)
+        items.extend(itertools.islice(source, wanted))
+        if len(items) < missing:
+            return False
+        now_s = time.monotonic()
+        if now_s - began_s > _PULL_S:
+            return True
+        wanted = _STRIDE if now_s - before_s < _PULL_S / _STRIDE else 1
+        before_s = now_s
+    return True
 
 
 class MapIterator(ResultIterator):
@@ -344,12 +368,14 @@ class ItemSource:
 
     Attributes:
         items: The elements of one iterable, or tuples of several.
+        never_waits: They are all there, or computed by the iterator itself.
     """
 
     def __init__(self, iterables: tuple[Iterable[Any], ...]) -> None:
         self._sources = [iter(iterable) for iterable in iterables]
         items = self._sources[0] if len(self._sources) == 1 else zip(*self._sources)
         self.items: Iterator[Any] = iter(items)
+        self.never_waits = all(is_exactly(source, _NEVER_WAITING) for source in self._sources)
 
     def close(self) -> None:
         """Close the generators among the sources; other iterators are their owners' business."""
