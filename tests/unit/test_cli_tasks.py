@@ -393,6 +393,18 @@ def test_an_execution_has_the_executors_layers(amorsize, tmp_path, monkeypatch):
     assert len(json.loads(amorsize("dlq", "list", "--directory", "dlq", "--json")[1])) == 2
 
 
+@pytest.mark.parametrize("on_error", ["raise", "return", "skip"])
+def test_a_checkpoint_of_other_work_ends_the_run(amorsize, tmp_path, monkeypatch, on_error):
+    """No item is to blame, so none is skipped; and nothing else is advised."""
+    monkeypatch.chdir(tmp_path)
+    assert amorsize("execute", SQUARE, "--data-range", 3, "--checkpoint", "run", "-q")[0] == 0
+    arguments = "execute", IDENTITY, "--data-range", 3, "--checkpoint", "run", "--on-error", on_error
+    status, out, err = amorsize(*arguments)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("amorsize: error: checkpoint 'run' cannot be resumed: ")
+    assert "--on-error" not in err
+
+
 def test_a_run_with_layers_tells_of_the_workers_that_it_had(amorsize, tmp_path):
     """Which there are none of any more when it is told."""
     path = tmp_path / "items.jsonl"
