@@ -159,6 +159,12 @@ def test_checkpoints_are_listed_and_shown(amorsize, checkpoints):
     assert [(entry["kind"], entry["name"]) for entry in found] == [("journal", "run"), ("snapshot", "shot")]
     lines = amorsize("checkpoint", "list", *where)[1].splitlines()
     assert [line.split()[-1] for line in lines] == ["name", "run", "shot"]
+    (checkpoints / "run.sqlite3-wal").write_bytes(bytes(10_000))  # as a kill leaves it: the newest results are here
+    os.utime(checkpoints / "run.sqlite3", (1, 1))
+    journal = json.loads(amorsize("checkpoint", "list", *where, "--json")[1])[0]
+    assert journal["bytes"] == found[0]["bytes"] + 10_000
+    assert journal["modified_at"] > found[0]["modified_at"]
+    (checkpoints / "run.sqlite3-wal").unlink()
     out = amorsize("checkpoint", "show", "run", *where)[1]
     assert "map 0" in out
     assert "tests.payloads:square" in out
