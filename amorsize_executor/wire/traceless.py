@@ -92,6 +92,9 @@ _HOMES = frozenset(
 )
 """Where what these modules have comes from."""
 
+_BUILT_IN = frozenset((types.BuiltinFunctionType, type(re.compile("").search)))
+"""Types of functions and methods in C; methods that are told their class have a type of their own in some Pythons."""
+
 _SOON_BYTES = 8 << 20
 """A few passes over an array of this size take some milliseconds."""
 
@@ -218,7 +221,7 @@ def _is_harmless(found: Any) -> bool:
     kind = type(found)
     if kind is re.Pattern:  # compiled already, which is when it may print things
         return True
-    if kind is types.BuiltinFunctionType and (
+    if is_exactly(found, _BUILT_IN) and (
         found in _HARMLESS
         or any(found is getattr(module, found.__name__, None) for module in _MODULES)
         or type(found.__self__) is re.Pattern
