@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from amorsize_executor.errors import describe_exit
-from amorsize_executor.wording import say_seconds
+from amorsize_executor.wording import say_count, say_seconds
 
 logger = logging.getLogger("amorsize_executor")
 
@@ -89,7 +89,8 @@ class CircuitChanged(NamedTuple):
     failures: int
 
     def __str__(self) -> str:
-        return f"a circuit breaker is {self.after} after it was {self.before} ({self.failures} failures)"
+        after, before = (state.replace("_", " ") for state in (self.after, self.before))
+        return f"a circuit breaker is {after} after it was {before} ({say_count(self.failures, 'failure')})"
 
 
 Event = PoolStarted | WorkerStarted | WorkerRetired | WorkerLost | ZygoteLost | CallTimedOut | CircuitChanged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from amorsize_executor.middleware.checkpoint_snapshot import SUFFIXES, files_of,
 from amorsize_executor.storage import place
 from amorsize_executor.storage.journal import FOREIGN
 
-_COUNT_RESULTS = """SELECT place, function, count(position), total(length(value)), first_at
+_COUNT_RESULTS = """SELECT place, function, count(position), coalesce(sum(length(value)), 0), first_at
     FROM maps LEFT JOIN results ON results.map = maps.id GROUP BY maps.id ORDER BY maps.first_at"""
 
 
@@ -30,10 +31,15 @@ def list_all(directory: Path) -> list[dict[str, Any]]:
         newest = [files_of(directory, name, form) for form in SUFFIXES]
         paths = [files.path(files.versions()[0]) for files in newest if files.versions()]
         found += [("snapshot", name, max(paths, key=lambda path: path.stat().st_mtime_ns))]
-    return [
-        {"name": name, "kind": kind, "bytes": path.stat().st_size, "modified_at": path.stat().st_mtime}
-        for kind, name, path in found
-    ]
+    return [{"name": name, "kind": kind, **_describe_files(path)} for kind, name, path in found]
+
+
+def _describe_files(path: Path) -> dict[str, float]:
+    """Return the size of a file and the time of its last change; what a journal has not taken in yet counts too."""
+    facts = [path.stat()]
+    with contextlib.suppress(FileNotFoundError):
+        facts.append(path.with_name(f"{path.name}-wal").stat())
+    return {"bytes": sum(fact.st_size for fact in facts), "modified_at": max(fact.st_mtime for fact in facts)}
 
 
 def describe(directory: Path, name: str) -> dict[str, list[dict[str, Any]]]:

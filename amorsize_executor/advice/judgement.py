@@ -22,6 +22,7 @@ from amorsize_executor.wording import describe_error, say_count, say_error, say_
 from amorsize_executor.worker import main as worker_main
 
 CPU_BOUND, MIXED, IO_BOUND = "cpu_bound", "mixed", "io_bound"
+_SAID = {CPU_BOUND: "CPU-bound", MIXED: "mixed", IO_BOUND: "I/O-bound"}
 
 _LEAST_CPU_SHARE = 0.7  # of calls that are bound by the processor
 _LEAST_MIXED_SHARE = 0.3
@@ -251,7 +252,7 @@ class Judgement:
         return (
             f"{say_count(calls, 'call')} of {say_seconds(self.profile.avg_execution_time)} would take "
             f"{say_seconds(forecast.serial_s)} here and {say_seconds(forecast.parallel_s)} in "
-            f"{say_count(forecast.workers, noun)} ({self.profile.workload_type}; {forecast.reason})."
+            f"{say_count(forecast.workers, noun)} ({_SAID[self.profile.workload_type]}; {forecast.reason})."
         )
 
     def _say_threads(self, calls: int, executor_type: str = "process") -> str:

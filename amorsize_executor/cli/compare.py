@@ -7,8 +7,8 @@ from itertools import islice
 from typing import Any
 
 from amorsize_executor.cli import task
-from amorsize_executor.cli.dlq import count
 from amorsize_executor.cli.main import UsageError
+from amorsize_executor.cli.number import count, seconds
 from amorsize_executor.cli.render import Renderer
 from amorsize_executor.wording import say_seconds
 
@@ -31,7 +31,7 @@ def add_to(verbs: Any, common: argparse.ArgumentParser) -> None:
     group.add_argument("--include-optimizer", action="store_true", help="with the recommendation")
     group.add_argument("--no-baseline", action="store_true", help="without serial code")
     group.add_argument("--max-items", type=count, metavar="N", help="with the first N items")
-    group.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds (default: %(default)s)")
+    group.add_argument("--timeout", type=seconds, default=120.0, metavar="S", help="seconds (default: %(default)s)")
     parser.set_defaults(run=run)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from amorsize_executor.cli.number import natural
 from amorsize_executor.errors import AmorsizeError
 
 FORMATS = "auto", "lines", "jsonl", "json"
@@ -42,15 +43,6 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="lines: text; jsonl: a JSON value a line; json: one list; auto: by the suffix, else lines",
     )
-
-
-def natural(text: str) -> int:
-    """Read a number >= 0 that a range can have."""
-    number = int(text)
-    if not 0 <= number <= sys.maxsize:
-        message = f"must be 0 to {sys.maxsize}"
-        raise argparse.ArgumentTypeError(message)
-    return number
 
 
 def items_of(arguments: argparse.Namespace) -> Source | range:

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from amorsize_executor.cli.main import FAILED, UsageError
+from amorsize_executor.cli.number import count
 from amorsize_executor.cli.render import Renderer, when, wrap
 from amorsize_executor.cli.target import load_function
 from amorsize_executor.storage.dead_letter import DLQPolicy
@@ -50,15 +51,6 @@ def add_to(verbs: Any, common: argparse.ArgumentParser) -> None:
     purging.add_argument("--older-than", type=age, metavar="AGE", help="those that failed before: 90s, 5m, 2h, 7d, 4w")
     purging.add_argument("--error-type", help="those that failed with this class of error")
     purging.set_defaults(run=run_purge)
-
-
-def count(text: str) -> int:
-    """Read a number >= 1."""
-    number = int(text)
-    if number < 1:
-        message = "must be at least 1"
-        raise argparse.ArgumentTypeError(message)
-    return number
 
 
 def age(text: str) -> float:

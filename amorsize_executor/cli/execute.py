@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from amorsize_executor.cli import data, task
-from amorsize_executor.cli.dlq import count
+from amorsize_executor.cli.number import count, seconds
 from amorsize_executor.cli.render import ESCAPED, Renderer, dump_json, wrap
-from amorsize_executor.errors import AmorsizeError, StorageError
+from amorsize_executor.errors import AmorsizeError, CheckpointMismatchError, StorageError
 from amorsize_executor.wording import describe_error, say_count, say_error, say_seconds
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def add_to(verbs: Any, common: argparse.ArgumentParser) -> None:
     group.add_argument("--memory", metavar="FILE", help="remember there what is learned, for the next run")
     group.add_argument("--workers", type=count, metavar="N", help="most workers")
     group.add_argument("--retry", type=count, metavar="N", help="run failed calls again, so often")
-    group.add_argument("--timeout", type=float, metavar="S", help="seconds that a call may run")
+    group.add_argument("--timeout", type=seconds, metavar="S", help="seconds that a call may run")
     group.add_argument("--checkpoint", metavar="NAME", help="keep results; a rerun goes on where this one ended")
     group.add_argument("--dead-letters", metavar="DIR", help="keep the calls there that fail for good")
     parser.set_defaults(run=run)
@@ -103,9 +103,12 @@ class Writer:
 
         Raises:
             CallError: It failed, and that ends the run.
+            CheckpointMismatchError, StorageError: No call can be had; this ends every run, as no item is to blame.
         """
         value = outcome.value
         if outcome.error is not None:
+            if isinstance(outcome.error, (CheckpointMismatchError, StorageError)):
+                raise outcome.error
             if self._on_error == "raise":
                 raise CallError(position, outcome.error) from outcome.error
             self.errors += 1
@@ -243,6 +246,7 @@ def describe_crew(executor: AdaptiveExecutor) -> dict[str, Any]:
     return {
         "workers_started": facts["workers_started"],
         "calls_done": facts["calls_done"],
+        "calls_answered": facts["calls_answered"],
         "calls_run_by_the_caller": facts["calls_run_by_the_caller"],
         "chunksize": facts["chunksize"],
         "lane": facts["lane"],
@@ -250,10 +254,17 @@ def describe_crew(executor: AdaptiveExecutor) -> dict[str, Any]:
 
 
 def say_crew(ran: dict[str, Any]) -> str:
-    """Say who ran an execution's calls."""
-    if ran["calls_run_by_the_caller"] == ran["calls_done"]:
-        return "no workers: this process"
-    return say_count(ran["workers_started"], "thread" if ran["lane"] == "threads" else "worker")
+    """Say who ran an execution's calls, and how many results the checkpoint had."""
+    stored, ran_calls = ran["calls_answered"], ran["calls_done"] - ran["calls_answered"]
+    if stored and not ran_calls:
+        return "the checkpoint had all of them"
+    if ran["calls_run_by_the_caller"] == ran_calls:
+        crew = "no workers: this process"
+    else:
+        crew = say_count(ran["workers_started"], "thread" if ran["lane"] == "threads" else "worker")
+    if stored:
+        return f"the checkpoint had {stored:,} of them, and {crew} ran the other calls"
+    return f"{crew} ran the calls"
 
 
 @contextlib.contextmanager
@@ -280,8 +291,10 @@ def tell(arguments: argparse.Namespace, facts: dict[str, Any], renderer: Rendere
     if facts["errors_count"]:
         line += f", {say_count(facts['errors_count'], 'call')} failed"
     plan = facts.get("optimization", facts)
-    lines = wrap(f"{line}; {say_crew(facts['ran'])} ran the calls")
-    if "reason" in plan and not arguments.quiet:
+    ran = facts["ran"]
+    lines = wrap(f"{line}; {say_crew(ran)}")
+    ran_nothing = 0 < ran["calls_answered"] == ran["calls_done"]
+    if "reason" in plan and not arguments.quiet and not ran_nothing:
         lines += wrap(f"Reason: {plan['reason']}")
     if renderer.form != "text" or arguments.output != "-":
         renderer.show(facts, *lines)

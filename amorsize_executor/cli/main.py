@@ -164,6 +164,6 @@ def reporting(status: list[int], *, is_debugging: bool) -> Iterator[None]:
             traceback.print_exc()
         known = isinstance(error, (AmorsizeError, OSError, ValueError)) and str(error)
         text = str(error) if known else f"{type(error).__name__}: {error}"
-        if isinstance(error, OSError) and error.filename is not None and not isinstance(error, AmorsizeError):
-            text = f"{error.filename}: {error.strerror}"
+        if isinstance(error, OSError) and error.strerror is not None and not isinstance(error, AmorsizeError):
+            text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
         print(f"amorsize: error: {' '.join(text.split())}", file=sys.stderr)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from amorsize_executor.cli import data
 from amorsize_executor.cli.main import UsageError
+from amorsize_executor.cli.number import count_up_to, seconds_up_to
 from amorsize_executor.cli.render import FORMATS, Renderer, wrap
 from amorsize_executor.cli.target import load_function
 from amorsize_executor.errors import StorageError
@@ -46,9 +47,15 @@ def make_parser(verbs: Any, common: argparse.ArgumentParser, name: str, text: st
 def add_sampling_to(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``optimize``."""
     group = parser.add_argument_group("recommendation")
-    group.add_argument("--sample-size", type=int, default=5, metavar="N", help="calls to try (default: %(default)s)")
     group.add_argument(
-        "--target-chunk-duration", type=float, default=0.2, metavar="S", help="seconds a chunk (default: %(default)s)"
+        "--sample-size", type=count_up_to(10_000), default=5, metavar="N", help="calls to try (default: %(default)s)"
+    )
+    group.add_argument(
+        "--target-chunk-duration",
+        type=seconds_up_to(3600),
+        default=0.2,
+        metavar="S",
+        help="seconds a chunk (default: %(default)s)",
     )
     group.add_argument("-p", "--profile", action="store_true", help="with all that was measured")
     group.add_argument("--explain", action="store_true", help="with the decision in words")

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from amorsize_executor.cli import data, task
-from amorsize_executor.cli.dlq import count
+from amorsize_executor.cli.number import count, seconds
 from amorsize_executor.cli.render import Renderer
 
 
@@ -15,7 +15,7 @@ def add_to(verbs: Any, common: argparse.ArgumentParser) -> None:
     parser = task.make_parser(verbs, common, "validate", "measure whether a recommendation holds")
     parser.add_argument("--quick", action="store_true", help="with a hundred of the items, evenly spread")
     parser.add_argument("--max-items", type=count, metavar="N", help="with the first N items, or N with --quick")
-    parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds (default: %(default)s)")
+    parser.add_argument("--timeout", type=seconds, default=60.0, metavar="S", help="seconds (default: %(default)s)")
     parser.set_defaults(run=run)
 
 

@@ -26,8 +26,9 @@ _PULL_S = 0.001
 _MOST_AT_ONCE = 4096
 """What was pulled from the source is asked for after so long, or so many items."""
 
-_STRIDE = 16
-"""Most items that are pulled from a quick source between two looks at the clock."""
+_NEVER_WAITING = frozenset(
+    map(type, (iter([]), iter(()), iter(range(0)), iter(range(1 << 70)), iter(""), iter(b""), itertools.count()))
+)
 
 
 class Failed:
@@ -284,21 +285,15 @@ class ResultIterator(Iterator[Any]):
         An error of the source waits for the results of what came before it; what is no error goes out at once.
         """
         items: list[Any] = []
-        began_s = before_s = time.monotonic()
-        wanted = 1
+        began_s = time.monotonic()
         try:
-            while wanted := min(wanted, step - len(items)):
-                missing = wanted + len(items)
-                items.extend(itertools.islice(source.items, wanted))  # keeps what came before an error
-                if len(items) < missing:
-                    self._source = None
-                    return items
-                now_s = time.monotonic()
-                if now_s - began_s > _PULL_S:
-                    return items
-                # Twice as many as came quickly: what comes in bursts is not held up by more than another burst.
-                wanted = min(2 * wanted, _STRIDE) if now_s - before_s < _PULL_S / _STRIDE else 1
-                before_s = now_s
+            if source.never_waits:
+                items.extend(itertools.islice(source.items, step))
+            else:  # one by one: a quick source may turn slow at any item, and results would wait for the rest
+                for item in itertools.islice(source.items, step):
+                    items.append(item)
+                    if time.monotonic() - began_s > _PULL_S:
+                        return items
         except Exception as error:  # noqa: BLE001 - raised after the last result
             self._source, self._error = None, error
             return items
@@ -307,6 +302,8 @@ class ResultIterator(Iterator[Any]):
             if items:
                 self._stream.ask(items)
             raise
+        if len(items) < step:
+            self._source = None
         return items
 
 
@@ -345,12 +342,14 @@ class ItemSource:
 
     Attributes:
         items: The elements of one iterable, or tuples of several.
+        never_waits: They are all there, or computed by the iterator itself.
     """
 
     def __init__(self, iterables: tuple[Iterable[Any], ...]) -> None:
         self._sources = [iter(iterable) for iterable in iterables]
         items = self._sources[0] if len(self._sources) == 1 else zip(*self._sources)
         self.items: Iterator[Any] = iter(items)
+        self.never_waits = all(is_exactly(source, _NEVER_WAITING) for source in self._sources)
 
     def close(self) -> None:
         """Close the generators among the sources; other iterators are their owners' business."""

@@ -7,7 +7,6 @@ import contextlib
 import gc
 import itertools
 import threading
-import time
 import weakref
 
 import pytest
@@ -626,17 +625,3 @@ def test_calls_that_are_refused_are_not_left_to_the_caller(executor, monkeypatch
     with pytest.raises(RuntimeError, match="after shutdown"):
         list(results)
     assert sum(map(len, results._stream.spans)) == 0
-
-
-def test_what_comes_in_bursts_is_not_held_up_for_long(executor):
-    """After two quick items come slow ones: no more of them are waited for than there were quick ones."""
-
-    def source():
-        yield from range(2)
-        for number in range(2, 20):
-            time.sleep(0.01)
-            yield number
-
-    results = executor.imap(payloads.identity, source())
-    assert len(results._next_items(results._source, 20)) <= 4
-    results.close()

@@ -85,6 +85,28 @@ def test_a_slow_source_is_not_pulled_until_the_window_is_full(monkeypatch):
             assert len(pulled) == number + 1
 
 
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_results_do_not_wait_when_a_quick_source_turns_slow(monkeypatch, method):
+    """A backlog that is there at once, and then an item now and then: one of these is waited for, not sixteen."""
+    pulled, now_s = [], [0.0]
+    monkeypatch.setattr(iterators, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+
+    def pull():
+        for number in itertools.count():
+            now_s[0] += 10 * (number >= 5)
+            pulled.append(number)
+            yield number
+
+    with AdaptiveExecutor() as executor:
+        results = getattr(executor, method)(double, map(abs, pull()))
+        assert next(results) == 0
+        assert len(pulled) == 6
+        for number in range(1, 50):
+            before = len(pulled)
+            assert next(results) == 2 * number
+            assert len(pulled) <= before + 1
+
+
 def test_arrays_of_objects_start_it():
     """What they hold may run anybody's code."""
     arrays = [np.array([1, "a"], dtype=object)]

@@ -159,10 +159,17 @@ def test_checkpoints_are_listed_and_shown(amorsize, checkpoints):
     assert [(entry["kind"], entry["name"]) for entry in found] == [("journal", "run"), ("snapshot", "shot")]
     lines = amorsize("checkpoint", "list", *where)[1].splitlines()
     assert [line.split()[-1] for line in lines] == ["name", "run", "shot"]
+    (checkpoints / "run.sqlite3-wal").write_bytes(bytes(10_000))  # as a kill leaves it: the newest results are here
+    os.utime(checkpoints / "run.sqlite3", (1, 1))
+    journal = json.loads(amorsize("checkpoint", "list", *where, "--json")[1])[0]
+    assert journal["bytes"] == found[0]["bytes"] + 10_000
+    assert journal["modified_at"] > found[0]["modified_at"]
+    (checkpoints / "run.sqlite3-wal").unlink()
     out = amorsize("checkpoint", "show", "run", *where)[1]
     assert "map 0" in out
     assert "tests.payloads:square" in out
-    assert json.loads(amorsize("checkpoint", "show", "run", *where, "--json")[1])["maps"][0]["results"] == 3
+    shown = json.loads(amorsize("checkpoint", "show", "run", *where, "--json")[1])["maps"][0]
+    assert (shown["results"], type(shown["bytes"])) == (3, int)
     (checkpoints / "shot_checkpoint.pkl").write_bytes(b"broken")
     lines = amorsize("checkpoint", "show", "shot", *where)[1].splitlines()
     assert [line.split()[2] for line in lines[1:]] == ["DAMAGED", "whole"]
@@ -236,6 +243,15 @@ def test_errors_are_one_line(amorsize, tmp_path, monkeypatch, arguments, status,
     assert err.count("\n") == 1
     assert said.replace("name=", "") in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+def test_a_full_disk_is_told_in_words():
+    """Without the number of the error."""
+    with open("/dev/full", "w", encoding="utf-8") as full:  # noqa: PTH123 - a device
+        arguments = [sys.executable, "-m", "amorsize_executor", "completion", "bash"]
+        ended = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "amorsize: error: No space left on device\n")
 
 
 def test_a_traceback_is_shown_only_with_debug(amorsize, tmp_path):

@@ -249,7 +249,7 @@ def test_results_go_to_a_file(amorsize, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [("--load-config", "nowhere.json"), ("--sample-size", 0), ("--timeout", -1), ("--dead-letters", "")]
+    "options", [("--load-config", "nowhere.json"), ("--checkpoint", "../run"), ("--dead-letters", "")]
 )
 def test_a_run_without_any_result_replaces_no_file(amorsize, tmp_path, options):
     """The results of the run before are still there; no items are a result."""
@@ -304,10 +304,26 @@ def test_the_summary_tells_what_ran_the_calls(amorsize):
     answer = json.loads(amorsize("execute", SQUARE, "--data-range", 50, "--json", "--timeout", 60)[1])
     assert answer["ran"]["workers_started"] >= 1
     assert (answer["ran"]["calls_run_by_the_caller"], answer["ran"]["calls_done"]) == (0, 50)
-    idle = {"workers_started": 1, "calls_done": 20, "calls_run_by_the_caller": 20, "lane": "caller"}
-    assert say_crew(idle) == "no workers: this process"
-    assert say_crew({**idle, "calls_run_by_the_caller": 3, "lane": "threads"}) == "1 thread"
-    assert say_crew({**idle, "calls_run_by_the_caller": 3, "workers_started": 2}) == "2 workers"
+    idle = {"workers_started": 1, "calls_done": 20, "calls_run_by_the_caller": 20}
+    idle |= {"calls_answered": 0, "lane": "caller"}
+    assert say_crew(idle) == "no workers: this process ran the calls"
+    assert say_crew({**idle, "calls_run_by_the_caller": 3, "lane": "threads"}) == "1 thread ran the calls"
+    assert say_crew({**idle, "calls_run_by_the_caller": 3, "workers_started": 2}) == "2 workers ran the calls"
+
+
+def test_the_summary_tells_what_the_checkpoint_had(amorsize, tmp_path, monkeypatch):
+    """Nobody ran these calls, whatever workers were started."""
+    monkeypatch.chdir(tmp_path)
+    err = amorsize("execute", SQUARE, "--data-range", 50, "--checkpoint", "run")[2]
+    assert re.search(r"; \d+ workers? ran the calls\n", err)
+    err = amorsize("execute", SQUARE, "--data-range", 60, "--checkpoint", "run")[2]
+    assert "; the checkpoint had 50 of them, and " in err
+    status, out, err = amorsize("execute", SQUARE, "--data-range", 60, "--checkpoint", "run")
+    assert (status, len(out.splitlines())) == (0, 60)
+    assert err.endswith("; the checkpoint had all of them\n")
+    assert "Reason" not in err
+    answer = json.loads(amorsize("execute", SQUARE, "--data-range", 60, "--checkpoint", "run", "--json")[1])
+    assert (answer["ran"]["calls_answered"], answer["ran"]["calls_done"]) == (60, 60)
 
 
 @pytest.mark.parametrize(
@@ -375,6 +391,18 @@ def test_an_execution_has_the_executors_layers(amorsize, tmp_path, monkeypatch):
     assert (status, answer["results"], answer["errors_count"]) == (0, [0, 2], 2)
     assert {path.name for path in tmp_path.iterdir()} >= {"checkpoints", "dlq", "memory.db"}
     assert len(json.loads(amorsize("dlq", "list", "--directory", "dlq", "--json")[1])) == 2
+
+
+@pytest.mark.parametrize("on_error", ["raise", "return", "skip"])
+def test_a_checkpoint_of_other_work_ends_the_run(amorsize, tmp_path, monkeypatch, on_error):
+    """No item is to blame, so none is skipped; and nothing else is advised."""
+    monkeypatch.chdir(tmp_path)
+    assert amorsize("execute", SQUARE, "--data-range", 3, "--checkpoint", "run", "-q")[0] == 0
+    arguments = "execute", IDENTITY, "--data-range", 3, "--checkpoint", "run", "--on-error", on_error
+    status, out, err = amorsize(*arguments)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("amorsize: error: checkpoint 'run' cannot be resumed: ")
+    assert "--on-error" not in err
 
 
 def test_a_run_with_layers_tells_of_the_workers_that_it_had(amorsize, tmp_path):
@@ -718,17 +746,18 @@ def test_what_a_module_raises_is_told(tmp_path, monkeypatch):
     ("arguments", "status", "said"),
     [
         (["optimize", SQUARE], 2, "one of the arguments --data-range --data-file --data-stdin is required"),
-        (["optimize", SQUARE, "--data-range", "-1"], 2, "must be 0 to"),
-        (["optimize", SQUARE, "--data-range", "many"], 2, "invalid"),
-        (["optimize", SQUARE, "--data-range", "9" * 30], 2, "must be 0 to"),
+        (["optimize", SQUARE, "--data-range", "-1"], 2, "must be at least 0"),
+        (["optimize", SQUARE, "--data-range", "many"], 2, "must be a whole number, not 'many'"),
+        (["optimize", SQUARE, "--data-range", "9" * 30], 2, "must be at most"),
         (["optimize", SQUARE, *RANGE, "--data-stdin"], 2, "not allowed with"),
         (["optimize", SQUARE, *RANGE, "--format", "rtf"], 2, "invalid choice"),
-        (["optimize", SQUARE, *RANGE, "--sample-size", "0"], 1, "sample_size"),
-        (["optimize", SQUARE, *RANGE, "--target-chunk-duration", "nan"], 1, "target_chunk_duration"),
+        (["optimize", SQUARE, *RANGE, "--sample-size", "0"], 2, "--sample-size: must be at least 1"),
+        (["optimize", SQUARE, *RANGE, "--sample-size", "10001"], 2, "--sample-size: must be at most 10000"),
+        (["optimize", SQUARE, *RANGE, "--target-chunk-duration", "nan"], 2, "above 0, at most 3600, not 'nan'"),
         (["optimize", "square", *RANGE], 1, "names no function"),
         (["optimize", "tests.payloads:WAIT_LIMIT_S", *RANGE], 1, "cannot be called"),
         (["execute", SQUARE, *RANGE, "--workers", "0"], 2, "at least 1"),
-        (["execute", SQUARE, *RANGE, "--timeout", "-1"], 1, "timeout"),
+        (["execute", SQUARE, *RANGE, "--timeout", "-1"], 2, "--timeout: must be a number of seconds above 0"),
         (["execute", SQUARE, *RANGE, "--output", "no/where/out"], 1, "cannot be written"),
         (["execute", SQUARE, *RANGE, "--checkpoint", "../x"], 1, "'../x'"),
         (["compare", SQUARE, *RANGE, "--configs", "2"], 2, "is no setting"),

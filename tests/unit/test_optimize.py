@@ -317,6 +317,7 @@ def test_waiting_calls_say_what_threads_would_give(pretend):
     assert result.executor_type == "process"
     assert result.n_jobs > 2
     assert "prefer_threads_for_io=True" in result.reason
+    assert "(I/O-bound; " in result.reason
     assert result.profile.workload_type == "io_bound"
 
 

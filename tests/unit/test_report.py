@@ -12,6 +12,7 @@ import pytest
 
 from amorsize_executor import AdaptiveExecutor, Decision, InvalidParameterError, Lane
 from amorsize_executor.engine import helper
+from amorsize_executor.events import CircuitChanged
 from amorsize_executor.observe.report import MOST_LINES, WIDTH, render, render_as
 from amorsize_executor.wire.functions import measured_under
 from amorsize_executor.wording import make_sentence, name_function, say_count, say_seconds
@@ -52,6 +53,12 @@ def test_counts_and_sentences():
     assert [say_count(number, "worker") for number in (0, 1, 2000)] == ["0 workers", "1 worker", "2,000 workers"]
     assert make_sentence("calls wait") == "Calls wait."
     assert make_sentence("max_workers is 2") == "max_workers is 2."
+
+
+def test_a_circuit_breakers_changes_are_told_in_words():
+    """For the log."""
+    changed = CircuitChanged("closed", "half_open", 1)
+    assert str(changed) == "a circuit breaker is half open after it was closed (1 failure)"
 
 
 def test_functions_have_names():
