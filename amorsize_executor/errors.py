@@ -226,3 +226,7 @@ def describe_exit(exit_status: int | None) -> str:
         return f"was killed by {signal.Signals(-exit_status).name}"
     except ValueError:
         return f"was killed by signal {-exit_status}"
+
+
+NO_CALLS_OWN = CheckpointMismatchError, StorageError
+"""Errors of a run as a whole, which no item is to blame for: whoever skips what fails would be left with nothing."""

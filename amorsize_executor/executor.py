@@ -153,7 +153,8 @@ class CallingExecutor(Executor):
             iterables: The shortest one ends the map.
             buffersize: Most calls asked for and not yet taken, >= 1; None for enough to keep the workers busy.
             chunksize: Calls that travel together, >= 1; None for the executor's choice.
-            on_error: ``"raise"`` a call's error and go on after it, ``"return"`` it as a value, or ``"skip"`` it.
+            on_error: ``"raise"`` a call's error and go on after it, ``"return"`` it as a value, or ``"skip"`` it; not
+                that of a whole run, such as ``CheckpointMismatchError``.
 
         Returns:
             An iterator with ``close()``, which stops everything that has not started; threads may share it.

@@ -15,7 +15,7 @@ from amorsize_executor.advice.narration import tell_progress
 from amorsize_executor.advice.optimization import OptimizationResult
 from amorsize_executor.advice.sample import Outcome
 from amorsize_executor.engine.results import Failed, ResultIterator
-from amorsize_executor.errors import WorkerDiedError
+from amorsize_executor.errors import NO_CALLS_OWN, WorkerDiedError
 from amorsize_executor.executor import AdaptiveExecutor
 from amorsize_executor.wording import say_error
 
@@ -210,7 +210,7 @@ def outcomes_of_calls(stream: Iterator[Any], source: Source | None) -> Iterator[
             yield Outcome(value)
             continue
         error = value.error
-        is_end = isinstance(error, (BrokenExecutor, CancelledError, KeyboardInterrupt))
+        is_end = isinstance(error, (BrokenExecutor, CancelledError, KeyboardInterrupt, *NO_CALLS_OWN))
         if is_end and not isinstance(error, WorkerDiedError):
             raise error
         yield Outcome(error=error)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from amorsize_executor.cli import data, task
 from amorsize_executor.cli.number import count, seconds
 from amorsize_executor.cli.render import ESCAPED, Renderer, dump_json, wrap
-from amorsize_executor.errors import AmorsizeError, CheckpointMismatchError, StorageError
+from amorsize_executor.errors import AmorsizeError, StorageError
 from amorsize_executor.wording import describe_error, say_count, say_error, say_seconds
 
 if TYPE_CHECKING:
@@ -103,12 +103,9 @@ class Writer:
 
         Raises:
             CallError: It failed, and that ends the run.
-            CheckpointMismatchError, StorageError: No call can be had; this ends every run, as no item is to blame.
         """
         value = outcome.value
         if outcome.error is not None:
-            if isinstance(outcome.error, (CheckpointMismatchError, StorageError)):
-                raise outcome.error
             if self._on_error == "raise":
                 raise CallError(position, outcome.error) from outcome.error
             self.errors += 1

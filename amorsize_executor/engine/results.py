@@ -12,6 +12,7 @@ from concurrent.futures import TimeoutError as FuturesTimeoutError
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from amorsize_executor.errors import NO_CALLS_OWN
 from amorsize_executor.wire.reach import is_exactly
 from amorsize_executor.wire.weight import PLAIN
 
@@ -226,9 +227,10 @@ class ResultIterator(Iterator[Any]):
             self._ready = releasing(list(told))
             return True
         if self._on_error == "skip":
-            kept = [value for index, value in enumerate(values) if index not in errors]
-            self._ready = releasing(kept)
-            return bool(kept)
+            values, errors = without_failed(values, errors)
+            if not errors:
+                self._ready = releasing(values)
+                return bool(values)
         first = min(errors)
         if first:
             self._held = values[first:], {index - first: error for index, error in errors.items()}
@@ -305,6 +307,16 @@ class ResultIterator(Iterator[Any]):
         if len(items) < step:
             self._source = None
         return items
+
+
+def without_failed(values: list[Any], errors: dict[int, BaseException]) -> tuple[list[Any], dict[int, BaseException]]:
+    """Leave out the calls that failed; not those whose error is that of the whole run."""
+    kept = [
+        (value, errors.get(index))
+        for index, value in enumerate(values)
+        if index not in errors or isinstance(errors[index], NO_CALLS_OWN)
+    ]
+    return [value for value, _ in kept], {index: error for index, (_, error) in enumerate(kept) if error is not None}
 
 
 class MapIterator(ResultIterator):

@@ -19,6 +19,7 @@ from amorsize_executor import (
     CheckpointState,
     StorageError,
     UnstableKeyError,
+    execute,
     get_pending_items,
     merge_results,
 )
@@ -633,3 +634,17 @@ def test_a_total_that_is_far_too_large_is_told_at_once():
     """Without a list of all that is missing."""
     with pytest.raises(ValueError, match="999999999998 of 1000000000000 items have no result, the first is 2"):
         merge_results([1, 2], [0, 1], None, 10**12)
+
+
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_a_mismatch_is_not_skipped(policy, method):
+    """Who leaves out calls that fail would be left with nothing, and not know why."""
+    with AdaptiveExecutor(checkpoint=policy) as executor:
+        assert list(executor.imap(int, ["1", "2"])) == [1, 2]
+    with AdaptiveExecutor(checkpoint=policy) as executor:
+        results = getattr(executor, method)(float, ["x", "1", "2", "3"], on_error="skip")
+        with pytest.raises(CheckpointMismatchError):
+            list(results)
+    for on_error in ("skip", "return"):
+        with pytest.raises(CheckpointMismatchError):
+            execute(float, ["1", "2"], checkpoint=policy, on_error=on_error)
