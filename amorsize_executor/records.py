@@ -36,6 +36,7 @@ class Measurement(NamedTuple):
         memory_growth: Peak bytes of resident memory above the worker's baseline; 0 when unknown.
         lane: Where the calls ran.
         beside_s: Seconds that the worker spent beside the calls, on what they took and what came out; 0 when unknown.
+        is_plain: Items and results are of builtin scalar types, many of which travel in one pickle; False when unknown.
     """
 
     calls: int
@@ -49,6 +50,7 @@ class Measurement(NamedTuple):
     memory_growth: int = 0
     lane: Lane = Lane.PROCESSES
     beside_s: float = 0.0
+    is_plain: bool = False
 
 
 class Plan(NamedTuple):

@@ -148,7 +148,7 @@ class PipeLink:
             self._count(number, len(data))
             yield (number, style, group.first, len(items), None, len(data)), [data]
             return
-        first = group.first
+        first, size = group.first, 0
         layout: list[buffers.Layout] = []
         blobs: list[framing.Bytes] = []
         for index, item in enumerate(items):
@@ -161,11 +161,17 @@ class PipeLink:
                     yield (number, style, first, len(layout), layout, sum(map(len, blobs))), blobs
                 first, layout, blobs = group.first + index + 1, [], []
                 continue
+            size += len(data)
+            if not beside:  # as a rule
+                layout.append((len(data),))
+                blobs.append(data)
+                continue
             aside = buffers.set_aside(beside, self._pool)
             layout.append((len(data), *aside.layout))
             blobs += [data, *aside.raws]
             placed += aside.placed
-            self._count(number, len(data) + aside.nbytes)
+            size += aside.nbytes
+        self._count(number, size)
         if layout:
             yield (number, style, first, len(layout), layout, sum(map(len, blobs))), blobs
 
@@ -280,7 +286,9 @@ class PipeLink:
         offset = 0
         for failed, size, *buffer_sizes in layout:
             data, offset = blobs[offset : offset + size], offset + size
-            beside, offset = buffers.bring_back(buffer_sizes, blobs, offset, arrived)
+            beside: list[memoryview | None] = []
+            if buffer_sizes:
+                beside, offset = buffers.bring_back(buffer_sizes, blobs, offset, arrived)
             try:
                 if failed:
                     error = errors[len(values)] = decode_error(self._codec, data)

@@ -11,6 +11,8 @@ from typing import Any
 
 from amorsize_executor.engine.span import Span
 from amorsize_executor.records import Lane, Measurement
+from amorsize_executor.wire.codec import PLAIN
+from amorsize_executor.wire.reach import is_exactly
 from amorsize_executor.wire.weight import weigh
 
 _BATCH_S = 0.003
@@ -84,9 +86,14 @@ class Claim:
             waiting_s = 0.0
         elif waiting_s > _LEAST_WAITING * took_s:  # standing in line for a processor is no waiting
             waiting_s = max(0.0, waiting_s - queued_since_last_s())
-        # The bytes that these calls would have been on the wire: one call stands for all.
-        bytes_in, bytes_out = weigh(self.items[0]) * ran, weigh(self.values[0]) * ran
-        return Measurement(ran, took_s, cpu_s, waiting_s, mean_s * took_s, mean_s, bytes_in, bytes_out, lane=lane)
+        # What these calls would have been on the wire: one call stands for all.
+        item, value = self.items[0], self.values[0]
+        bytes_in, bytes_out = weigh(item) * ran, weigh(value) * ran
+        is_plain = is_exactly(item, PLAIN) and is_exactly(value, PLAIN)
+        squares_s2 = mean_s * took_s
+        return Measurement(
+            ran, took_s, cpu_s, waiting_s, squares_s2, mean_s, bytes_in, bytes_out, lane=lane, is_plain=is_plain
+        )
 
     def overruns(self, now: float) -> bool:
         """Tell whether the batch takes much longer than batches should."""

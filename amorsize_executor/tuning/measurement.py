@@ -37,6 +37,7 @@ class FunctionProfile:
         last_lane: Where it was measured last.
         function_bytes: What the function itself weighs on its way to a worker.
         remembered: Calls among ``calls`` that an earlier run measured.
+        is_plain: Where calls ran in the caller: whether items and results travel many in one pickle.
         byte_s: Seconds that the parent takes for a byte of its arguments, where these are heavy and were sent; or None.
     """
 
@@ -52,6 +53,7 @@ class FunctionProfile:
         "call_s",
         "calls",
         "function_bytes",
+        "is_plain",
         "last_lane",
         "longest_s",
         "memory_growth",
@@ -66,6 +68,7 @@ class FunctionProfile:
         self.call_s = self.longest_s = 0.0
         self.calls = self.memory_growth = self.proven = self.surprises = self.function_bytes = 0
         self.remembered = 0
+        self.is_plain = False
         self.last_lane: Lane | None = None
         self.byte_s: float | None = None
 
@@ -88,6 +91,8 @@ class FunctionProfile:
         fade = int((self.memory_growth - m.memory_growth) * MEMORY_FADE)
         self.memory_growth = max(m.memory_growth, self.memory_growth - fade)
         self.last_lane = m.lane
+        if m.lane is not Lane.PROCESSES:
+            self.is_plain = m.is_plain
 
     def remember(self, m: Measurement) -> None:
         """Begin with calls that an earlier run measured; what is measured here outweighs them soon."""

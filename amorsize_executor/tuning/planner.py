@@ -497,7 +497,8 @@ class Tuner:
         )
 
     def _costs_of(self, profile: FunctionProfile) -> Costs:
-        return self.costs if profile.byte_s is None else self.costs._replace(ship_byte_s=profile.byte_s)
+        costs = self.costs if profile.byte_s is None else self.costs._replace(ship_byte_s=profile.byte_s)
+        return cost_model.for_plain_calls(costs) if profile.is_plain else costs
 
     def _predict(
         self, profile: FunctionProfile, calls: int, *, ready_workers: int, once_bytes: int = 0

@@ -30,7 +30,8 @@ from amorsize_executor.wire.state import has_state
 from amorsize_executor.wire.traceless import are_arrays, are_small, leaves_no_trace, lets_go
 from amorsize_executor.wire.weight import weigh
 
-FRESH_BYTES = 65_536
+FRESH_BYTES = 8192
+"""Unpickling so much takes 20 us; generators of random numbers, which calls change, are smaller."""
 TABLE_SIZE = 512
 """Functions that the parent remembers; a worker keeps as many, if they are small."""
 KEPT_BYTES = 64 << 20

@@ -191,7 +191,10 @@ class _Items(Iterator[Any]):
         size, *beside = next(self._layout)
         began_ns = time.monotonic_ns()
         begin, end = self._offset, self._offset + size
-        buffers, self._offset = bring_back(beside, self._blobs, end, self._arrived)
+        buffers: list[memoryview | None] = []
+        self._offset = end
+        if beside:
+            buffers, self._offset = bring_back(beside, self._blobs, end, self._arrived)
         try:
             check_all_came(buffers)
             return self._codec.loads(self._blobs[begin:end], buffers)

@@ -185,6 +185,9 @@ class PipeRecorder:
         buffers: list[pickle.PickleBuffer] = []
         try:
             data = self._codec.dumps(value, buffers)
+            if not buffers:  # as a rule
+                self._count_bytes(len(data))
+                return Encoded((VALUE, len(data)), [data])
             aside = set_aside(buffers, self._pool)
             # A call may go on with what it has returned, and write under a read-only view: what travels later is
             # copied now, as a pickle would.
