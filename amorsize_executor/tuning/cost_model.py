@@ -12,8 +12,8 @@ OUTLIER = 4.0
 FIRST_STARTS = 2
 LEAST_START_S = 1e-6
 FASTEST_S = 1e-9
-PLAIN_CALL_S = 3e-7
-"""What parent and worker each spend beside a call with a number or a text, at most: 0.05 to 0.25 us were measured."""
+PLAIN_CALL_S = 5e-7
+"""What parent and worker each spend beside a call with a number or a text, at most: twice what was measured."""
 
 
 class Costs(NamedTuple):
