@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amorsize_executor import system
 from amorsize_executor.advice.lane_cost import known_costs, measure_costs, measure_load
+from amorsize_executor.backends.context import START_UP_S
 from amorsize_executor.records import Lane, Measurement
 from amorsize_executor.tuning.cost_model import Costs
 from amorsize_executor.tuning.machine import Machine
@@ -34,7 +35,6 @@ _ALONE_S = 5e-6
 """Seconds that pickling takes longer for anything alone than for one of many, at most."""
 _NEIGHBOURS = 0.85
 """What is left of a speed-up where cores share caches, clock and memory."""
-_START_UP_S = {"fork": 0.015, "forkserver": 0.075, "spawn": 0.2}
 _THREAD_COSTS = Costs(ship_call_s=6e-6, ship_byte_s=1e-12, start_up_s=1e-3, fork_s=2e-4)
 
 
@@ -186,7 +186,7 @@ def choose_costs(executor_type: str, serial_s: float, wishes: Wishes) -> Costs:
     if not wishes.use_spawn_benchmark:
         start_up_s = initial.start_up_s
         if executor_type == "process" and not system.has("zygote"):
-            start_up_s = _START_UP_S[name_start_method()]
+            start_up_s = START_UP_S[name_start_method()]
         costs = costs._replace(start_up_s=start_up_s, fork_s=initial.fork_s)
     if not wishes.use_chunking_benchmark:
         costs = costs._replace(ship_chunk_s=initial.ship_chunk_s, dispatch_s=initial.dispatch_s)

@@ -415,9 +415,8 @@ class ZygoteSpawner:
         status = 0 if zygote.popen is None else zygote.popen.returncode
         if zygote.popen is not None and not zygote.has_reported:  # it may be one of its imports that has ended it
             self._may_import_ahead = False
-        if (
-            status != CANNOT_SHARE
-        ):  # one that was killed may be somebody's doing; one that ended by itself will do so again
+        # One that was killed may be somebody's doing; one that ended by itself will do so again.
+        if status != CANNOT_SHARE:
             self._fruitless += 20 if status > 0 else 1
         orphans = list(self._links)
         for worker in orphans:  # they die with it: the kernel sees to that

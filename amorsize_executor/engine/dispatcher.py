@@ -227,8 +227,8 @@ class Engine:
 
     def reconsider(self, stream: Stream) -> None:
         """Start what dozes if the tuner thinks that the stream's caller had better not go on alone."""
-        self._foresee_start_up()
         with self.lock:
+            self._foresee_start_up()
             left = None if stream.is_lazy else sum(map(len, stream.spans))
             if left == 0:
                 return
@@ -644,7 +644,7 @@ class Engine:
 
     def function_in_sight(self) -> Callable[..., Any] | None:
         """See ``WorkerEvents``."""
-        head = self.queue.head() or next((entry for entry in self._intake if isinstance(entry, Span)), None)
+        head = self.queue.head() or next((each for each in self._intake.copy() if isinstance(each, Span)), None)
         return self._first if head is None else head.source.function.callable
 
     def worker_ready(self, worker: int, pid: int) -> None:

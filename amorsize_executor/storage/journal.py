@@ -111,7 +111,7 @@ class Journal:
             try:
                 with place.locked(self.path.parent):  # SQLite gives up at once where two change the mode of a new file
                     self._prepare(connection)
-            except BaseException:
+            except BaseException:  # Ctrl-C, too: nobody else knows of the connection
                 connection.close()
                 raise
             self._writer = connection

@@ -2,8 +2,8 @@
 
 Only what is installed, and certain: the modules that a function's globals name, because they are imported with it, and
 those that its code imports before its first branch and before it does anything that an import may depend on, such as to
-set a variable of the environment. A user's own modules may hold what each worker has to have for
-itself, such as a generator of random numbers.
+set a variable of the environment. A user's own modules may hold what each worker has to have for itself, such as a
+generator of random numbers.
 """
 
 from __future__ import annotations

@@ -37,7 +37,6 @@ CANNOT_SHARE = 3
 """The exit status of a zygote whose workers had better import for themselves: imports have started threads, beside
 which nobody forks, or have something to do at exit, which the first worker that ends would do to all."""
 
-
 _MOST_IMPORTING_S = 20.0
 """What takes longer may never end, and then no worker would ever be there whose call could time out."""
 

@@ -339,3 +339,27 @@ def test_a_clean_start_is_known_to_take_longer(clean):
         assert helped._engine.tuner.costs.start_up_s > before_s
     clean._engine.start()
     assert clean._engine.tuner.costs.start_up_s > before_s
+
+
+def test_functions_are_seen_while_others_submit():
+    """Threads that submit change what is looked through, and that must not fail who starts workers."""
+    with AdaptiveExecutor(isolate=True) as executor:
+        engine, over = executor._engine, threading.Event()
+        engine._intake.extend([len] * 2000)  # what is no call
+
+        def change():
+            while not over.is_set():
+                engine._intake.append(len)
+                engine._intake.pop()
+
+        before_s = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        thread = threading.Thread(target=change)
+        thread.start()
+        try:
+            assert [engine.function_in_sight() for _ in range(200)] == [None] * 200
+        finally:
+            over.set()
+            thread.join()
+            sys.setswitchinterval(before_s)
+            engine._intake.clear()
